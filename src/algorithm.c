@@ -1,0 +1,652 @@
+/*-------------------------------------------------------------------------
+ *
+ * algorithm.c
+ *	  The three rate-limiting algorithms, as functions of integers.
+ *
+ * Sliding window ("sliding window log").  S(u) is the cost recorded in
+ * (u - period, u].  A request of cost c is granted at t iff S(u) + c <=
+ * max_requests for every u in [t, t + period); only reservations can make
+ * that more than a statement about t itself.  Up to FLR_EXACT_RUNS runs are
+ * exact; beyond, a run swallows what follows within the same step of
+ * retention / FLR_EXACT_RUNS and takes the later time, so spending leaves the
+ * window late by less than one step and never early.
+ *
+ * Token bucket.  The Generic Cell Rate Algorithm of ITU-T I.371 in the form of
+ * a leaky bucket as a meter: a level that drains by max_requests units a
+ * microsecond, one token being period units.  A request is granted iff the
+ * level leaves room for it below burst tokens.  A reservation raises the
+ * level above the brim at once, which is what makes later requests queue
+ * behind it.  Where the slot lies beyond the bucket's own (another limit was
+ * slower), the level also keeps what would have drained away unused until
+ * then, so that it is right, and not too low, from the slot on.
+ *
+ * Fixed window.  A count per window of the calendar, kept as runs at the
+ * starts of windows.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifdef FRONTEND
+#include "postgres_fe.h"
+#else
+#include "postgres.h"
+#endif
+
+#include "algorithm.h"
+
+#define NARROW_PERIOD	(INT64CONST(1) << 31)
+
+/* Largest multiple of step that is not above t, also for negative t. */
+static inline int64
+floor_to(int64 t, int64 step)
+{
+	int64		rest = t % step;
+
+	return t - (rest < 0 ? rest + step : rest);
+}
+
+/* a + b, or FLR_NEVER when that is out of range */
+static inline int64
+later(int64 a, int128 b)
+{
+	return b >= (int128) FLR_NEVER - a ? FLR_NEVER : (int64) (a + b);
+}
+
+/* ------------------------------------------------------------------------
+ * Sliding window
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * A walk through the instants at which S(u) changes: runs enter at their own
+ * time and leave a period later.
+ */
+typedef struct Sweep
+{
+	FlrCursor	enter;			/* first run that has not entered yet */
+	FlrCursor	leave;			/* first run that has not left yet */
+	uint64		sum;			/* S(u), modulo 2^64 */
+	int64		period;
+} Sweep;
+
+/* Make a sweep stand at u; it never moves back. */
+static inline void
+sweep_to(Sweep *sweep, int64 u)
+{
+	while (sweep->enter.left > 0 && sweep->enter.time <= u)
+	{
+		sweep->sum += (uint64) sweep->enter.cost;
+		flr_record_next(&sweep->enter);
+	}
+	while (sweep->leave.left > sweep->enter.left &&
+		   sweep->leave.time <= u - sweep->period)
+	{
+		sweep->sum -= (uint64) sweep->leave.cost;
+		flr_record_next(&sweep->leave);
+	}
+}
+
+/* Start a sweep at u. */
+static inline void
+sweep_start(Sweep *sweep, FlrArena *arena, const FlrState *state,
+			int64 period, int64 u)
+{
+	flr_record_start(&sweep->enter, arena, state);
+	sweep->leave = sweep->enter;
+	sweep->sum = 0;
+	sweep->period = period;
+	sweep_to(sweep, u);
+}
+
+/* The next instant at which a run leaves; there must be one inside. */
+static inline int64
+sweep_next_leave(const Sweep *sweep)
+{
+	return sweep->leave.time + sweep->period;
+}
+
+/* The largest S(u) for u in [from, from + period). */
+static int64
+sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+			 int64 from)
+{
+	Sweep		sweep;
+	uint64		peak;
+
+	if (state->nruns == 0)
+		return 0;
+	if (flr_record_last_time(arena, state) <= from)
+	{
+		/* no reservations: the sum can only fall from here on */
+		FlrCursor	cursor;
+		uint64		sum = state->total;
+
+		for (flr_record_start(&cursor, arena, state);
+			 cursor.left > 0 && cursor.time <= from - rule->period;
+			 flr_record_next(&cursor))
+			sum -= (uint64) cursor.cost;
+		return (int64) sum;
+	}
+
+	sweep_start(&sweep, arena, state, rule->period, from);
+	peak = sweep.sum;
+	while (sweep.enter.left > 0 && sweep.enter.time < from + rule->period)
+	{
+		sweep_to(&sweep, sweep.enter.time);
+		peak = Max(peak, sweep.sum);
+	}
+	return (int64) peak;
+}
+
+/*
+ * The first t >= from such that S(u) <= ceiling for every u in
+ * [t, t + period); ceiling >= 0.
+ */
+static int64
+sliding_first(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+			  int64 from, int64 ceiling)
+{
+	Sweep		sweep;
+	int64		t = from;
+
+	sweep_start(&sweep, arena, state, rule->period, from);
+	for (;;)
+	{
+		/* out of a stretch that is too full, by what leaves next */
+		while (sweep.sum > (uint64) ceiling)
+		{
+			t = sweep_next_leave(&sweep);
+			sweep_to(&sweep, t);
+		}
+		/* good from t on: until when? */
+		if (sweep.enter.left == 0 || sweep.enter.time >= t + rule->period)
+			return t;
+		sweep_to(&sweep, sweep.enter.time);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Token bucket
+ * ------------------------------------------------------------------------
+ */
+
+/* The level in units at the time it was last brought up to date. */
+static inline int128
+bucket_level(const FlrState *state, int64 period)
+{
+	int64		remainder = state->runs.bucket.remainder;
+
+	if (remainder > 0 && state->runs.bucket.period != period)
+	{
+		int128		scaled = (int128) remainder * period;
+		int64		old = state->runs.bucket.period;
+
+		remainder = (int64) ((scaled + old - 1) / old);
+	}
+	return (int128) (int64) state->total * period + remainder;
+}
+
+/* The level at t, not before the state's own time. */
+static inline int128
+bucket_level_at(const FlrRule *rule, const FlrState *state, int64 t)
+{
+	int128		level = bucket_level(state, rule->period);
+
+	if (level > 0 && t > state->base)
+		level -= (int128) (t - state->base) * rule->max_requests;
+	return level > 0 ? level : 0;
+}
+
+/* Store a level, which is right at t. */
+static void
+bucket_store(const FlrRule *rule, FlrState *state, int64 t, int128 level)
+{
+	int64		period = rule->period;
+
+	if (level <= 0)
+	{
+		state->total = 0;
+		state->runs.bucket.remainder = 0;
+	}
+	else if (level <= PG_INT64_MAX)
+	{
+		state->total = (uint64) ((int64) level / period);
+		state->runs.bucket.remainder = (int64) level % period;
+	}
+	else if (level / period >= PG_INT64_MAX)
+	{
+		state->total = PG_INT64_MAX;
+		state->runs.bucket.remainder = 0;
+	}
+	else
+	{
+		state->total = (uint64) (level / period);
+		state->runs.bucket.remainder = (int64) (level % period);
+	}
+	state->runs.bucket.period = period;
+	state->base = t;
+}
+
+/* The first t >= from at which the level is at most ceiling. */
+static int64
+bucket_first(const FlrRule *rule, const FlrState *state, int64 from,
+			 int128 ceiling)
+{
+	int128		excess = bucket_level_at(rule, state, from) - ceiling;
+
+	if (excess <= 0)
+		return from;
+	if (rule->max_requests == 0)
+		return FLR_NEVER;
+	return later(from, (excess + rule->max_requests - 1) / rule->max_requests);
+}
+
+/* Whole tokens missing at t, a started one counting. */
+static int64
+bucket_missing(const FlrRule *rule, const FlrState *state, int64 t)
+{
+	int128		level = bucket_level_at(rule, state, t);
+
+	if (level <= PG_INT64_MAX - rule->period)
+		return ((int64) level + rule->period - 1) / rule->period;
+	level = (level + rule->period - 1) / rule->period;
+	return level > PG_INT64_MAX ? PG_INT64_MAX : (int64) level;
+}
+
+/* ------------------------------------------------------------------------
+ * Fixed window
+ * ------------------------------------------------------------------------
+ */
+
+/* The window [*start, *end) that holds t. */
+static inline void
+fixed_window(const FlrRule *rule, int64 t, int64 *start, int64 *end)
+{
+	if (rule->calendar)
+		rule->calendar(rule, t, start, end);
+	else
+	{
+		*start = rule->anchor + floor_to(t - rule->anchor, rule->period);
+		*end = *start + rule->period;
+	}
+}
+
+/* The cost recorded in [start, end). */
+static int64
+fixed_count(FlrArena *arena, const FlrState *state, int64 start, int64 end)
+{
+	FlrCursor	cursor;
+	int64		count = 0;
+
+	for (flr_record_start(&cursor, arena, state);
+		 cursor.left > 0 && cursor.time < end; flr_record_next(&cursor))
+		if (cursor.time >= start)
+			count += cursor.cost;
+	return count;
+}
+
+/* ------------------------------------------------------------------------
+ * What the algorithms have in common
+ * ------------------------------------------------------------------------
+ */
+
+/* Make an empty state. */
+void
+flr_state_init(FlrState *state)
+{
+	flr_record_init(state);
+}
+
+/* Bring a state up to now: forget what no rule looks back at. */
+void
+flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
+{
+	FlrCursor	cursor;
+	int64		horizon = now - rule->retention;
+	int64		start = FLR_NEVER;
+	int64		end;
+
+	if (rule->algorithm == FLR_TOKEN_BUCKET)
+	{
+		if (now > state->base)
+			bucket_store(rule, state, now, bucket_level_at(rule, state, now));
+		return;
+	}
+	if (state->nruns == 0)
+		return;
+	if (rule->algorithm == FLR_FIXED_WINDOW)
+		fixed_window(rule, now, &start, &end);
+	for (;;)
+	{
+		flr_record_start(&cursor, arena, state);
+		if (cursor.left == 0 || cursor.time > horizon || cursor.time >= start)
+			break;
+		flr_record_pop(arena, state);
+	}
+}
+
+/* The largest cost that a rule can ever grant at once. */
+int64
+flr_capacity(const FlrRule *rule)
+{
+	if (rule->max_requests == 0)
+		return 0;
+	return rule->algorithm == FLR_TOKEN_BUCKET ? rule->burst :
+		rule->max_requests;
+}
+
+/*
+ * The cost in use at now, in the sense that capacity less this is available.
+ * More than the capacity after a limit was lowered or where reservations
+ * queue.
+ */
+int64
+flr_used(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+		 int64 now)
+{
+	int64		start;
+	int64		end;
+
+	switch (rule->algorithm)
+	{
+		case FLR_SLIDING_WINDOW:
+			return sliding_peak(arena, rule, state, now);
+		case FLR_TOKEN_BUCKET:
+			return bucket_missing(rule, state, now);
+		case FLR_FIXED_WINDOW:
+			fixed_window(rule, now, &start, &end);
+			return fixed_count(arena, state, start, end);
+	}
+	return 0;
+}
+
+/* The largest cost that a request at now may have, 0 for none. */
+int64
+flr_available(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+			  int64 now)
+{
+	int64		used = flr_used(arena, rule, state, now);
+	int64		capacity = flr_capacity(rule);
+
+	return used >= capacity ? 0 : capacity - used;
+}
+
+/*
+ * The first instant, not before from, at which a request of this cost is
+ * granted if nothing else is spent; FLR_NEVER when the cost can never fit.
+ */
+int64
+flr_slot(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+		 int64 from, int64 cost)
+{
+	int64		start;
+	int64		end;
+
+	if (cost > flr_capacity(rule))
+		return FLR_NEVER;
+	switch (rule->algorithm)
+	{
+		case FLR_SLIDING_WINDOW:
+			return sliding_first(arena, rule, state, from,
+								 rule->max_requests - cost);
+		case FLR_TOKEN_BUCKET:
+			return bucket_first(rule, state, from,
+								(int128) (rule->burst - cost) * rule->period);
+		case FLR_FIXED_WINDOW:
+			for (;;)
+			{
+				fixed_window(rule, from, &start, &end);
+				if (fixed_count(arena, state, start, end) <=
+					rule->max_requests - cost)
+					return from;
+				from = end;
+			}
+	}
+	return FLR_NEVER;
+}
+
+/*
+ * The first instant, not before from, at which all of n rules grant the cost.
+ * Found by iteration: where one rule pushes the instant on, the others are
+ * asked again, because with reservations a later instant need not be granted
+ * where an earlier one was.  offsets[i] is what the time of rule i is ahead of
+ * from's.
+ */
+int64
+flr_common_slot(FlrArena *arena, const FlrRule *const *rules,
+				FlrState *const *states, const int64 *offsets, int n,
+				int64 from, int64 cost)
+{
+	int			agreed = 0;
+
+	for (int i = 0; agreed < n; i = (i + 1) % n)
+	{
+		int64		slot = flr_slot(arena, rules[i], states[i],
+									from + offsets[i], cost);
+
+		if (slot == FLR_NEVER)
+			return FLR_NEVER;
+		slot -= offsets[i];
+		if (slot > from)
+		{
+			from = slot;
+			agreed = 0;
+		}
+		agreed++;
+	}
+	return from;
+}
+
+/*
+ * The first instant after now at which more is available than now, FLR_NEVER
+ * when nothing is spent.
+ */
+int64
+flr_reset_at(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+			 int64 now)
+{
+	int64		capacity = flr_capacity(rule);
+	int64		used = flr_used(arena, rule, state, now);
+	int64		start;
+	int64		end;
+
+	if (used == 0 || capacity == 0)
+		return FLR_NEVER;
+	used = Min(used, capacity);
+	switch (rule->algorithm)
+	{
+		case FLR_SLIDING_WINDOW:
+			return sliding_first(arena, rule, state, now, used - 1);
+		case FLR_TOKEN_BUCKET:
+			return bucket_first(rule, state, now,
+								(int128) (used - 1) * rule->period);
+		case FLR_FIXED_WINDOW:
+			for (;;)
+			{
+				fixed_window(rule, now, &start, &end);
+				if (fixed_count(arena, state, start, end) < used)
+					return now;
+				now = end;
+			}
+	}
+	return FLR_NEVER;
+}
+
+/* Where a rule records a request that is served at slot. */
+static inline int64
+record_time(const FlrRule *rule, int64 slot)
+{
+	int64		end;
+
+	if (rule->algorithm == FLR_FIXED_WINDOW)
+		fixed_window(rule, slot, &slot, &end);
+	return slot;
+}
+
+/* Do the runs of this rule have to be wide? */
+static inline bool
+wants_wide(const FlrRule *rule)
+{
+	return rule->retention > NARROW_PERIOD ||
+		rule->algorithm == FLR_FIXED_WINDOW;
+}
+
+/*
+ * See to it that flr_spend() of the same slot and cost finds its memory.
+ * False when there is none; the state then is as it was.
+ */
+bool
+flr_reserve_room(FlrArena *arena, const FlrRule *rule, FlrState *state,
+				 int64 slot, int64 cost)
+{
+	if (rule->algorithm == FLR_TOKEN_BUCKET)
+		return true;
+	return flr_record_reserve(arena, state, record_time(rule, slot), cost,
+							  wants_wide(rule));
+}
+
+/*
+ * Spend cost at slot, which is now or, for a reservation, later.  Where there
+ * is no memory a neighbouring run takes the cost and the later time wins;
+ * false, and nothing is spent, when not even that is possible.  *debt is what
+ * flr_cancel() wants to know.
+ */
+bool
+flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
+		  int64 slot, int64 cost, FlrDebt *debt)
+{
+	int64		not_before = FLR_NEVER;
+	int64		time;
+
+	*debt = 0;
+	if (rule->algorithm == FLR_TOKEN_BUCKET)
+	{
+		int128		level = bucket_level_at(rule, state, now);
+		int128		drained = (int128) Max(slot - now, 0) *
+			rule->max_requests;
+
+		*debt = (int128) cost * rule->period;
+		if (drained > level)
+			*debt += drained - level;
+		bucket_store(rule, state, Max(now, state->base), level + *debt);
+		return true;
+	}
+
+	time = record_time(rule, slot);
+	if (rule->algorithm == FLR_SLIDING_WINDOW &&
+		state->nruns >= FLR_EXACT_RUNS && rule->retention > FLR_EXACT_RUNS)
+		not_before = floor_to(time, rule->retention / FLR_EXACT_RUNS);
+	return flr_record_add(arena, state, time, cost, wants_wide(rule),
+						  not_before) ||
+		flr_record_merge(arena, state, time, cost);
+}
+
+/*
+ * Give back up to cost of what was spent, the oldest first and no
+ * reservations.  Returns what was given back.
+ */
+int64
+flr_refund(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
+		   int64 cost)
+{
+	FlrCursor	cursor;
+	int64		start = now - rule->period;
+	int64		end = now;
+	int64		left = cost;
+
+	if (rule->algorithm == FLR_TOKEN_BUCKET)
+	{
+		int128		level = bucket_level_at(rule, state, now);
+
+		left -= Min(cost, bucket_missing(rule, state, now));
+		bucket_store(rule, state, Max(now, state->base),
+					 level - (int128) cost * rule->period);
+		return cost - left;
+	}
+	if (rule->algorithm == FLR_FIXED_WINDOW)
+	{
+		fixed_window(rule, now, &start, &end);
+		start--;
+		end--;
+	}
+	while (left > 0)
+	{
+		int64		part;
+
+		/* the oldest run in (start, end] */
+		flr_record_start(&cursor, arena, state);
+		while (cursor.left > 0 && cursor.time <= start)
+			flr_record_next(&cursor);
+		if (cursor.left == 0 || cursor.time > end)
+			break;
+		part = Min(left, cursor.cost);
+		flr_record_subtract(arena, &cursor, part);
+		left -= part;
+	}
+	return cost - left;
+}
+
+/*
+ * Take a reservation back, or what is still there of it.  It may have been
+ * merged into a later run, never into an earlier one.  Returns what was taken
+ * back.
+ */
+int64
+flr_cancel(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 slot,
+		   int64 cost, FlrDebt debt)
+{
+	FlrCursor	cursor;
+	int64		part;
+
+	if (rule->algorithm == FLR_TOKEN_BUCKET)
+	{
+		bucket_store(rule, state, state->base,
+					 bucket_level(state, rule->period) - debt);
+		return cost;
+	}
+	flr_record_start(&cursor, arena, state);
+	slot = record_time(rule, slot);
+	while (cursor.left > 0 && cursor.time < slot)
+		flr_record_next(&cursor);
+	if (cursor.left == 0)
+		return 0;
+	part = Min(cost, cursor.cost);
+	flr_record_subtract(arena, &cursor, part);
+	return part;
+}
+
+/* The instant from which on a state is worth nothing to its rule. */
+int64
+flr_expiry(FlrArena *arena, const FlrRule *rule, const FlrState *state)
+{
+	int64		start;
+	int64		end;
+
+	switch (rule->algorithm)
+	{
+		case FLR_TOKEN_BUCKET:
+			return bucket_first(rule, state, state->base, 0);
+		case FLR_SLIDING_WINDOW:
+			if (state->nruns == 0)
+				break;
+			return flr_record_last_time(arena, state) + rule->retention;
+		case FLR_FIXED_WINDOW:
+			if (state->nruns == 0)
+				break;
+			start = flr_record_last_time(arena, state);
+			fixed_window(rule, start, &start, &end);
+			return Max(end, start + rule->retention);
+	}
+	return PG_INT64_MIN;
+}
+
+/* Move a state by so many microseconds into the past. */
+void
+flr_age(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 by)
+{
+	if (rule->algorithm == FLR_TOKEN_BUCKET)
+		state->base -= by;
+	else
+		flr_record_shift(arena, state, by);
+}

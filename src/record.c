@@ -1,0 +1,573 @@
+/*-------------------------------------------------------------------------
+ *
+ * record.c
+ *	  The sorted sequence of runs behind sliding and fixed windows.
+ *
+ * The runs are a queue: the oldest leave at the head, new ones arrive at the
+ * tail, and only reservations are ever put in or taken out in between.  The
+ * queue starts in the state itself and goes on in a chain of blocks; every
+ * block but the first and the last is full, so a run's neighbours are found by
+ * counting.  The last block may already have an empty successor, put there by
+ * flr_record_reserve(), so that the next addition cannot fail.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifdef FRONTEND
+#include "postgres_fe.h"
+#else
+#include "postgres.h"
+#endif
+
+#include "record.h"
+
+#define NARROW_LIMIT	(INT64CONST(1) << 32)
+
+/* Are this state's runs wide? */
+static inline bool
+is_wide(const FlrState *state)
+{
+	return (state->flags & FLR_STATE_WIDE) != 0;
+}
+
+/* How many runs a block (0: the state itself) has room for. */
+static inline uint32
+places_in(const FlrState *state, FlrBlockId block)
+{
+	if (block == 0)
+		return is_wide(state) ? FLR_INLINE_WIDE : FLR_INLINE_NARROW;
+	return is_wide(state) ? FLR_CHAIN_WIDE : FLR_CHAIN_NARROW;
+}
+
+/* The block that follows a block (0: the state itself), or 0. */
+static inline FlrBlockId
+block_after(const FlrArena *arena, const FlrState *state, FlrBlockId block)
+{
+	if (block == 0)
+		return state->first;
+	return ((FlrChain *) flr_block(arena, block))->next;
+}
+
+/* Read the run at a place. */
+static inline void
+get_run(const FlrArena *arena, const FlrState *state, FlrBlockId block,
+		uint32 place, int64 *time, int64 *cost)
+{
+	const FlrChain *chain = block ? flr_block(arena, block) : NULL;
+
+	if (is_wide(state))
+	{
+		const FlrWideRun *run = chain ? &chain->runs.wide[place] :
+			&state->runs.wide[place];
+
+		*time = run->time;
+		*cost = run->cost;
+	}
+	else
+	{
+		const FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
+			&state->runs.narrow[place];
+
+		*time = state->base + run->offset;
+		*cost = run->cost;
+	}
+}
+
+/* Write the run at a place.  The caller knows that it fits. */
+static inline void
+put_run(const FlrArena *arena, FlrState *state, FlrBlockId block,
+		uint32 place, int64 time, int64 cost)
+{
+	FlrChain   *chain = block ? flr_block(arena, block) : NULL;
+
+	if (is_wide(state))
+	{
+		FlrWideRun *run = chain ? &chain->runs.wide[place] :
+			&state->runs.wide[place];
+
+		run->time = time;
+		run->cost = cost;
+	}
+	else
+	{
+		FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
+			&state->runs.narrow[place];
+
+		Assert(time >= state->base && time - state->base < NARROW_LIMIT);
+		Assert(cost < NARROW_LIMIT);
+		run->offset = (uint32) (time - state->base);
+		run->cost = (uint32) cost;
+	}
+}
+
+/* Make an empty record of uninitialized memory. */
+void
+flr_record_init(FlrState *state)
+{
+	memset(state, 0, sizeof(FlrState));
+}
+
+/* Empty a record and give its blocks back. */
+void
+flr_record_clear(FlrArena *arena, FlrState *state)
+{
+	FlrBlockId	block = state->first;
+
+	while (block != 0)
+	{
+		FlrBlockId	next = ((FlrChain *) flr_block(arena, block))->next;
+
+		arena->give(arena, block);
+		block = next;
+	}
+	flr_record_init(state);
+}
+
+/* Load the run under the cursor. */
+static inline void
+cursor_load(FlrCursor *cursor)
+{
+	if (cursor->left > 0)
+		get_run(cursor->arena, cursor->state, cursor->block, cursor->place,
+				&cursor->time, &cursor->cost);
+}
+
+/* Put a cursor on the first run. */
+void
+flr_record_start(FlrCursor *cursor, const FlrArena *arena,
+				 const FlrState *state)
+{
+	cursor->arena = arena;
+	cursor->state = unconstify(FlrState *, state);
+	cursor->block = (state->flags & FLR_STATE_CHAINED) ? state->first : 0;
+	cursor->place = state->head;
+	cursor->left = state->nruns;
+	cursor_load(cursor);
+}
+
+/* Move a cursor, which stands on a run, to the next run or past the end. */
+void
+flr_record_next(FlrCursor *cursor)
+{
+	Assert(cursor->left > 0);
+	cursor->left--;
+	if (++cursor->place >= places_in(cursor->state, cursor->block))
+	{
+		cursor->block = block_after(cursor->arena, cursor->state,
+									cursor->block);
+		cursor->place = 0;
+	}
+	cursor_load(cursor);
+}
+
+/* The time of the last run of a record that has one. */
+int64
+flr_record_last_time(const FlrArena *arena, const FlrState *state)
+{
+	int64		time;
+	int64		cost;
+
+	Assert(state->nruns > 0);
+	get_run(arena, state, state->last, state->tail - 1, &time, &cost);
+	return time;
+}
+
+/* Drop the first run of a record that has one. */
+void
+flr_record_pop(FlrArena *arena, FlrState *state)
+{
+	FlrCursor	cursor;
+
+	flr_record_start(&cursor, arena, state);
+	Assert(cursor.left > 0);
+	if (--state->nruns == 0)
+	{
+		flr_record_clear(arena, state);
+		return;
+	}
+	state->total -= (uint64) cursor.cost;
+	if (++state->head < places_in(state, cursor.block))
+		return;
+
+	/* that was the last run of its block */
+	state->head = 0;
+	if (cursor.block == 0)
+		state->flags |= FLR_STATE_CHAINED;
+	else
+	{
+		state->first = block_after(arena, state, cursor.block);
+		arena->give(arena, cursor.block);
+	}
+}
+
+/*
+ * Rewrite a record with another base, or with wide runs.  Widening needs
+ * blocks: false, and nothing has changed, when they are not to be had.
+ */
+static bool
+rewrite(FlrArena *arena, FlrState *state, int64 base, bool wide)
+{
+	FlrState	copy;
+	FlrCursor	cursor;
+
+	flr_record_init(&copy);
+	copy.base = base;
+	copy.flags = wide ? FLR_STATE_WIDE : 0;
+
+	if (!wide)
+	{
+		/* the same places with other offsets: in place */
+		int64		old_base = state->base;
+
+		for (flr_record_start(&cursor, arena, state); cursor.left > 0;
+			 flr_record_next(&cursor))
+		{
+			state->base = base;
+			put_run(arena, state, cursor.block, cursor.place,
+					cursor.time, cursor.cost);
+			state->base = old_base;
+		}
+		state->base = base;
+		return true;
+	}
+
+	for (flr_record_start(&cursor, arena, state); cursor.left > 0;
+		 flr_record_next(&cursor))
+	{
+		if (!flr_record_add(arena, &copy, cursor.time, cursor.cost, true,
+							PG_INT64_MAX))
+		{
+			flr_record_clear(arena, &copy);
+			return false;
+		}
+	}
+	flr_record_clear(arena, state);
+	*state = copy;
+	return true;
+}
+
+/*
+ * Make a run of this time and this cost fit into the record's kind of run.
+ * more_at is the cost that already stands at that very time.
+ */
+static bool
+make_fit(FlrArena *arena, FlrState *state, int64 time, int64 cost,
+		 int64 more_at)
+{
+	FlrCursor	cursor;
+	int64		low;
+	int64		high;
+
+	if (is_wide(state))
+		return true;
+	if (cost >= NARROW_LIMIT - more_at)
+		return rewrite(arena, state, 0, true);
+	if (time >= state->base && time - state->base < NARROW_LIMIT)
+		return true;
+
+	/* out of reach of the base: move it if the whole span allows that */
+	flr_record_start(&cursor, arena, state);
+	low = Min(cursor.time, time);
+	high = Max(flr_record_last_time(arena, state), time);
+	return rewrite(arena, state, low, high - low >= NARROW_LIMIT);
+}
+
+/* Make sure that the last block, or its successor, has an empty place. */
+static bool
+make_room(FlrArena *arena, FlrState *state)
+{
+	FlrBlockId	last = state->last;
+	FlrBlockId	fresh;
+
+	if (state->tail < places_in(state, last) ||
+		block_after(arena, state, last) != 0)
+		return true;
+	fresh = arena->take(arena);
+	if (fresh == 0)
+		return false;
+	((FlrChain *) flr_block(arena, fresh))->next = 0;
+	if (last == 0)
+		state->first = fresh;
+	else
+		((FlrChain *) flr_block(arena, last))->next = fresh;
+	return true;
+}
+
+/* Choose the kind of run and the base of an empty record. */
+static inline void
+set_kind(FlrState *state, int64 time, int64 cost, bool wide)
+{
+	Assert(state->nruns == 0);
+	state->base = time;
+	if (wide || cost >= NARROW_LIMIT)
+		state->flags |= FLR_STATE_WIDE;
+}
+
+/*
+ * See to it that flr_record_add() of the same time and cost cannot fail.
+ * False when there is no memory for that; the record is as it was.
+ */
+bool
+flr_record_reserve(FlrArena *arena, FlrState *state, int64 time, int64 cost,
+				   bool wide)
+{
+	FlrCursor	cursor;
+	int64		more_at = 0;
+
+	if (state->nruns == 0)
+	{
+		state->flags &= ~FLR_STATE_WIDE;
+		set_kind(state, time, cost, wide);
+		return true;
+	}
+	if (time <= flr_record_last_time(arena, state))
+		for (flr_record_start(&cursor, arena, state);
+			 cursor.left > 0 && cursor.time <= time;
+			 flr_record_next(&cursor))
+			more_at = cursor.cost;
+	return make_fit(arena, state, time, cost, more_at) &&
+		make_room(arena, state);
+}
+
+/* Append a run behind the last one.  There must be room, and it must fit. */
+static void
+append(FlrArena *arena, FlrState *state, int64 time, int64 cost)
+{
+	FlrBlockId	last = state->last;
+
+	if (state->tail == places_in(state, last))
+	{
+		last = block_after(arena, state, last);
+		state->last = last;
+		state->tail = 0;
+	}
+	put_run(arena, state, last, state->tail, time, cost);
+	state->tail++;
+	state->nruns++;
+}
+
+/*
+ * Add cost to the run under the cursor and move it to time, which lies
+ * between it and the next run.  False when that does not fit.
+ */
+static bool
+extend(FlrCursor *cursor, int64 time, int64 cost)
+{
+	FlrState   *state = cursor->state;
+
+	if (is_wide(state) ? cost > PG_INT64_MAX - cursor->cost :
+		(cost >= NARROW_LIMIT - cursor->cost ||
+		 time < state->base || time - state->base >= NARROW_LIMIT))
+		return false;
+	put_run(cursor->arena, state, cursor->block, cursor->place, time,
+			cursor->cost + cost);
+	state->total += (uint64) cost;
+	return true;
+}
+
+/*
+ * Put a cursor on the last run that is not later than time; left is 0 when
+ * there is none.
+ */
+static void
+find_at_or_before(FlrCursor *found, const FlrArena *arena,
+				  const FlrState *state, int64 time)
+{
+	FlrCursor	cursor;
+
+	if (state->nruns > 0 && flr_record_last_time(arena, state) <= time)
+	{
+		found->arena = arena;
+		found->state = unconstify(FlrState *, state);
+		found->block = state->last;
+		found->place = state->tail - 1;
+		found->left = 1;
+		cursor_load(found);
+		return;
+	}
+	found->left = 0;
+	for (flr_record_start(&cursor, arena, state);
+		 cursor.left > 0 && cursor.time <= time; flr_record_next(&cursor))
+		*found = cursor;
+}
+
+/*
+ * Record cost at time.  It joins the run before it when that run stands at
+ * the same time or not earlier than not_before, else it is a run of its own.
+ * wide asks for wide runs if the record is empty.  False, and nothing has
+ * changed, when there is no memory.
+ */
+bool
+flr_record_add(FlrArena *arena, FlrState *state, int64 time, int64 cost,
+			   bool wide, int64 not_before)
+{
+	FlrCursor	before;
+	int64		carry_time = time;
+	int64		carry_cost = cost;
+
+	if (state->nruns == 0)
+	{
+		state->flags &= ~FLR_STATE_WIDE;
+		set_kind(state, time, cost, wide);
+	}
+	find_at_or_before(&before, arena, state, time);
+	if (before.left > 0 &&
+		(before.time == time || before.time >= not_before))
+	{
+		if (extend(&before, time, cost))
+			return true;
+		if (before.time == time)
+		{
+			if (!make_fit(arena, state, time, cost, before.cost))
+				return false;
+			find_at_or_before(&before, arena, state, time);
+			return extend(&before, time, cost);
+		}
+	}
+	if (state->nruns > 0 && !make_fit(arena, state, time, cost, 0))
+		return false;
+	if (!make_room(arena, state))
+		return false;
+
+	if (before.left != 1)
+	{
+		/* not the last one: every later run moves up by one place */
+		FlrCursor	cursor;
+
+		for (flr_record_start(&cursor, arena, state); cursor.left > 0;
+			 flr_record_next(&cursor))
+		{
+			if (cursor.time <= time)
+				continue;
+			put_run(arena, state, cursor.block, cursor.place,
+					carry_time, carry_cost);
+			carry_time = cursor.time;
+			carry_cost = cursor.cost;
+		}
+	}
+	append(arena, state, carry_time, carry_cost);
+	state->total += (uint64) cost;
+	return true;
+}
+
+/*
+ * Put a cursor on the run that is to take the cost of a request for which
+ * there is no memory: the run before it, else the one behind it.  *at is the
+ * later of the two times.
+ */
+static bool
+find_merge(FlrCursor *cursor, const FlrArena *arena, const FlrState *state,
+		   int64 time, int64 *at)
+{
+	if (state->nruns == 0)
+		return false;
+	find_at_or_before(cursor, arena, state, time);
+	if (cursor->left == 0)
+		flr_record_start(cursor, arena, state);
+	*at = Max(cursor->time, time);
+	return true;
+}
+
+/* Would flr_record_merge() of this time and cost succeed? */
+bool
+flr_record_can_merge(const FlrArena *arena, const FlrState *state,
+					 int64 time, int64 cost)
+{
+	FlrCursor	cursor;
+	int64		at;
+
+	if (!find_merge(&cursor, arena, state, time, &at))
+		return false;
+	if (is_wide(state))
+		return cost <= PG_INT64_MAX - cursor.cost;
+	return cost < NARROW_LIMIT - cursor.cost && at >= state->base &&
+		at - state->base < NARROW_LIMIT;
+}
+
+/*
+ * Record cost without memory: a neighbouring run takes it, and the later of
+ * both times wins, so that nothing is forgotten too soon.
+ */
+bool
+flr_record_merge(FlrArena *arena, FlrState *state, int64 time, int64 cost)
+{
+	FlrCursor	cursor;
+	int64		at;
+
+	return find_merge(&cursor, arena, state, time, &at) &&
+		extend(&cursor, at, cost);
+}
+
+/*
+ * Take cost, at most what is there, out of the run under the cursor.  A run
+ * that has nothing left goes away, and the cursor is not to be used again.
+ */
+void
+flr_record_subtract(FlrArena *arena, FlrCursor *cursor, int64 cost)
+{
+	FlrState   *state = cursor->state;
+	FlrCursor	hole = *cursor;
+	FlrBlockId	block;
+	FlrBlockId	last;
+
+	Assert(cursor->left > 0 && cost <= cursor->cost);
+	if (cost < cursor->cost)
+	{
+		put_run(arena, state, cursor->block, cursor->place, cursor->time,
+				cursor->cost - cost);
+		state->total -= (uint64) cost;
+		return;
+	}
+	if (cursor->left == state->nruns)
+	{
+		flr_record_pop(arena, state);
+		return;
+	}
+
+	/* close the gap: every later run moves down by one place */
+	for (flr_record_next(cursor); cursor->left > 0; flr_record_next(cursor))
+	{
+		put_run(arena, state, hole.block, hole.place, cursor->time,
+				cursor->cost);
+		flr_record_next(&hole);
+	}
+	state->total -= (uint64) cost;
+	state->nruns--;
+	if (--state->tail > 0)
+		return;
+
+	/*
+	 * The last block is empty; it stays as the spare successor of the one
+	 * before it, and a spare behind it goes.
+	 */
+	last = state->last;
+	block = block_after(arena, state, last);
+	if (block != 0)
+	{
+		((FlrChain *) flr_block(arena, last))->next = 0;
+		arena->give(arena, block);
+	}
+	block = (state->flags & FLR_STATE_CHAINED) ? state->first : 0;
+	while (block_after(arena, state, block) != last)
+		block = block_after(arena, state, block);
+	state->last = block;
+	state->tail = places_in(state, block);
+}
+
+/* Move every run by so many microseconds into the past. */
+void
+flr_record_shift(FlrArena *arena, FlrState *state, int64 by)
+{
+	FlrCursor	cursor;
+
+	if (!is_wide(state))
+	{
+		state->base -= by;
+		return;
+	}
+	for (flr_record_start(&cursor, arena, state); cursor.left > 0;
+		 flr_record_next(&cursor))
+		put_run(arena, state, cursor.block, cursor.place,
+				cursor.time - by, cursor.cost);
+}
