@@ -8,7 +8,7 @@
  * max_requests for every u in [t, t + period); only reservations can make
  * that more than a statement about t itself.  Up to FLR_EXACT_RUNS runs are
  * exact; beyond, a run swallows what follows within the same step of
- * retention / FLR_EXACT_RUNS and takes the later time, so spending leaves the
+ * period / FLR_EXACT_RUNS and takes the later time, so spending leaves the
  * window late by less than one step and never early.
  *
  * Token bucket.  The Generic Cell Rate Algorithm of ITU-T I.371 in the form of
@@ -239,6 +239,9 @@ bucket_first(const FlrRule *rule, const FlrState *state, int64 from,
 		return from;
 	if (rule->max_requests == 0)
 		return FLR_NEVER;
+	if (excess <= PG_INT64_MAX - rule->max_requests)
+		return later(from, ((int64) excess + rule->max_requests - 1) /
+					 rule->max_requests);
 	return later(from, (excess + rule->max_requests - 1) / rule->max_requests);
 }
 
@@ -415,7 +418,7 @@ flr_slot(FlrArena *arena, const FlrRule *rule, const FlrState *state,
  */
 int64
 flr_common_slot(FlrArena *arena, const FlrRule *const *rules,
-				FlrState *const *states, const int64 *offsets, int n,
+				const FlrState *const *states, const int64 *offsets, int n,
 				int64 from, int64 cost)
 {
 	int			agreed = 0;
@@ -507,14 +510,26 @@ flr_reserve_room(FlrArena *arena, const FlrRule *rule, FlrState *state,
 }
 
 /*
- * Spend cost at slot, which is now or, for a reservation, later.  Where there
- * is no memory a neighbouring run takes the cost and the later time wins;
- * false, and nothing is spent, when not even that is possible.  *debt is what
+ * Could flr_spend() of the same slot and cost, with merging, do without
+ * memory?
+ */
+bool
+flr_can_merge(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+			  int64 slot, int64 cost)
+{
+	return rule->algorithm == FLR_TOKEN_BUCKET ||
+		flr_record_can_merge(arena, state, record_time(rule, slot), cost);
+}
+
+/*
+ * Spend cost at slot, which is now or, for a reservation, later.  False, and
+ * nothing is spent, when there is no memory; if merge is set, a neighbouring
+ * run then takes the cost and the later time wins.  *debt is what
  * flr_cancel() wants to know.
  */
 bool
 flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
-		  int64 slot, int64 cost, FlrDebt *debt)
+		  int64 slot, int64 cost, bool merge, FlrDebt *debt)
 {
 	int64		not_before = FLR_NEVER;
 	int64		time;
@@ -529,17 +544,18 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 		*debt = (int128) cost * rule->period;
 		if (drained > level)
 			*debt += drained - level;
-		bucket_store(rule, state, Max(now, state->base), level + *debt);
+		bucket_store(rule, state, level > 0 ? Max(now, state->base) : now,
+					 level + *debt);
 		return true;
 	}
 
 	time = record_time(rule, slot);
 	if (rule->algorithm == FLR_SLIDING_WINDOW &&
-		state->nruns >= FLR_EXACT_RUNS && rule->retention > FLR_EXACT_RUNS)
-		not_before = floor_to(time, rule->retention / FLR_EXACT_RUNS);
+		state->nruns >= FLR_EXACT_RUNS && rule->period > FLR_EXACT_RUNS)
+		not_before = floor_to(time, rule->period / FLR_EXACT_RUNS);
 	return flr_record_add(arena, state, time, cost, wants_wide(rule),
 						  not_before) ||
-		flr_record_merge(arena, state, time, cost);
+		(merge && flr_record_merge(arena, state, time, cost));
 }
 
 /*

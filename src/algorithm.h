@@ -82,14 +82,18 @@ extern int64 flr_used(FlrArena *arena, const FlrRule *rule,
 extern int64 flr_slot(FlrArena *arena, const FlrRule *rule,
 					  const FlrState *state, int64 from, int64 cost);
 extern int64 flr_common_slot(FlrArena *arena, const FlrRule *const *rules,
-							 FlrState *const *states, const int64 *offsets,
-							 int n, int64 from, int64 cost);
+							 const FlrState *const *states,
+							 const int64 *offsets, int n,
+							 int64 from, int64 cost);
 extern int64 flr_reset_at(FlrArena *arena, const FlrRule *rule,
 						  const FlrState *state, int64 now);
 extern bool flr_reserve_room(FlrArena *arena, const FlrRule *rule,
 							 FlrState *state, int64 slot, int64 cost);
 extern bool flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state,
-					  int64 now, int64 slot, int64 cost, FlrDebt *debt);
+					  int64 now, int64 slot, int64 cost, bool merge,
+					  FlrDebt *debt);
+extern bool flr_can_merge(FlrArena *arena, const FlrRule *rule,
+						  const FlrState *state, int64 slot, int64 cost);
 extern int64 flr_refund(FlrArena *arena, const FlrRule *rule,
 						FlrState *state, int64 now, int64 cost);
 extern int64 flr_cancel(FlrArena *arena, const FlrRule *rule,

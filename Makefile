@@ -1,0 +1,31 @@
+# fliplet_ratelimit: exact API rate limits, enforced inside the database
+
+EXTENSION = fliplet_ratelimit
+MODULE_big = fliplet_ratelimit
+DATA = src/fliplet_ratelimit--1.0.sql
+OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
+
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+ISOLATION = $(sort $(patsubst test/isolation/specs/%.spec,%,$(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation --outputdir=output_iso
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+
+PG_CONFIG ?= pg_config
+
+# The server's headers are not ours to warn about.
+PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server)
+PG_CFLAGS = -Wall -Wextra
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h)
+
+# Formatting is checked, not argued.
+PG_BSD_INDENT ?= pg_bsd_indent
+INDENT_FILES = $(wildcard src/*.c src/*.h test/property/*.c test/property/*.h)
+
+.PHONY: format check-format
+format check-format:
+	scripts/indent $@ $(INDENT_FILES)

@@ -1,0 +1,363 @@
+/*-------------------------------------------------------------------------
+ *
+ * check.c
+ *	  The SQL functions that spend, or ask what spending would do.
+ *
+ * Each reads its arguments, finds the limits, has the counters judge the
+ * request, and turns the outcome into its return type.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "storage/latch.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "check.h"
+#include "request.h"
+
+/* fl_rate_wait() looks at the clock at least this often. */
+#define LONGEST_NAP_MS	3600000
+
+/*
+ * Judge a request whose arguments have been read.  With the kill switch off
+ * everything is allowed, whatever the scopes and APIs.
+ */
+static void
+judge(FlrRequest *request, Oid function, FlrMode mode, int64 max_wait,
+	  FlrOutcome *outcome, FlrReservation *reservation)
+{
+	if (!flr_enabled)
+	{
+		memset(outcome, 0, sizeof(FlrOutcome));
+		outcome->allowed = true;
+		outcome->reason = FLR_REASON_OFF;
+		return;
+	}
+	flr_find_limits(request, function);
+	flr_counters_request(request, mode, max_wait, outcome, reservation);
+}
+
+/* Raise the refusal that an outcome describes. */
+static void
+raise_outcome(const FlrRequest *request, const FlrOutcome *outcome)
+{
+	FlrVerdict	verdict;
+
+	flr_verdict_fill(&verdict, request, outcome);
+	flr_raise_refusal(&verdict);
+}
+
+/*
+ * Spend a request, or raise its refusal.  Returns false if no limit applies;
+ * else *remaining is what the tightest limit has left.
+ */
+bool
+flr_check_request(FlrRequest *request, Oid function, int64 *remaining)
+{
+	FlrOutcome	outcome;
+
+	judge(request, function, FLR_MODE_CHECK, 0, &outcome, NULL);
+	if (!outcome.allowed)
+		raise_outcome(request, &outcome);
+	*remaining = outcome.remaining;
+	return outcome.limit != NULL && !outcome.limit->unlimited;
+}
+
+/* The body of fl_rate_check() and its forms. */
+static Datum
+check(FunctionCallInfo fcinfo, FlrSignature signature)
+{
+	FlrRequest	request;
+	char		buffer[FLR_BIGINT_SIZE];
+	int64		remaining;
+
+	flr_read_request(fcinfo, signature, &request, buffer);
+	if (!flr_check_request(&request, fcinfo->flinfo->fn_oid, &remaining))
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(remaining);
+}
+
+/* The body of fl_rate_try(), fl_rate_peek() and their forms. */
+static Datum
+answer(FunctionCallInfo fcinfo, FlrSignature signature, FlrMode mode)
+{
+	FlrRequest	request;
+	char		buffer[FLR_BIGINT_SIZE];
+	FlrOutcome	outcome;
+	FlrVerdict	verdict;
+
+	flr_read_request(fcinfo, signature, &request, buffer);
+	judge(&request, fcinfo->flinfo->fn_oid, mode, 0, &outcome, NULL);
+	flr_verdict_fill(&verdict, &request, &outcome);
+	return flr_verdict_datum(fcinfo, &verdict);
+}
+
+/* The body of fl_rate_refund() and its forms. */
+static Datum
+refund(FunctionCallInfo fcinfo, FlrSignature signature)
+{
+	FlrRequest	request;
+	char		buffer[FLR_BIGINT_SIZE];
+	int64		remaining;
+
+	flr_read_request(fcinfo, signature, &request, buffer);
+	if (!flr_enabled)
+		PG_RETURN_NULL();
+	flr_find_limits(&request, fcinfo->flinfo->fn_oid);
+	if (!flr_counters_refund(&request, &remaining))
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(remaining);
+}
+
+/* A sleeper that does not wake up in the ordinary way. */
+static void
+give_slot_back(int code, Datum arg)
+{
+	(void) code;
+	flr_counters_cancel((FlrReservation *) DatumGetPointer(arg));
+	flr_counters_wait_over();
+}
+
+/* Sleep until an elapsed time, interruptibly. */
+static void
+sleep_until(int64 until)
+{
+	int64		left;
+
+	while ((left = until - flr_clock()) > 0)
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (long) Min((left + 999) / 1000, LONGEST_NAP_MS),
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* The body of fl_rate_wait() and its forms. */
+static Datum
+wait_for_slot(FunctionCallInfo fcinfo, FlrSignature signature)
+{
+	FlrRequest	request;
+	char		buffer[FLR_BIGINT_SIZE];
+	FlrOutcome	outcome;
+	FlrReservation reservation;
+	Interval   *slept = palloc0(sizeof(Interval));
+	int64		max_wait;
+
+	flr_read_request(fcinfo, signature, &request, buffer);
+	max_wait = flr_interval_arg(fcinfo, 5, "max_wait");
+	judge(&request, fcinfo->flinfo->fn_oid, FLR_MODE_WAIT, max_wait,
+		  &outcome, &reservation);
+	if (!outcome.allowed)
+		raise_outcome(&request, &outcome);
+	if (outcome.delay > 0)
+	{
+		PG_ENSURE_ERROR_CLEANUP(give_slot_back,
+								PointerGetDatum(&reservation));
+		{
+			sleep_until(outcome.now + outcome.delay);
+		}
+		PG_END_ENSURE_ERROR_CLEANUP(give_slot_back,
+									PointerGetDatum(&reservation));
+		flr_counters_wait_over();
+		slept->time = flr_clock() - outcome.now;
+	}
+	PG_RETURN_INTERVAL_P(slept);
+}
+
+#define REQUEST_FUNCTION(name, call) \
+	PG_FUNCTION_INFO_V1(name); \
+	Datum name(PG_FUNCTION_ARGS) { return call; } \
+	extern int	no_such_variable
+
+REQUEST_FUNCTION(fl_rate_check, check(fcinfo, FLR_TEXT_KEY));
+REQUEST_FUNCTION(fl_rate_check_bigint, check(fcinfo, FLR_BIGINT_KEY));
+REQUEST_FUNCTION(fl_rate_check_all, check(fcinfo, FLR_ARRAYS));
+REQUEST_FUNCTION(fl_rate_try, answer(fcinfo, FLR_TEXT_KEY, FLR_MODE_TRY));
+REQUEST_FUNCTION(fl_rate_try_bigint,
+				 answer(fcinfo, FLR_BIGINT_KEY, FLR_MODE_TRY));
+REQUEST_FUNCTION(fl_rate_try_all, answer(fcinfo, FLR_ARRAYS, FLR_MODE_TRY));
+REQUEST_FUNCTION(fl_rate_peek, answer(fcinfo, FLR_TEXT_KEY, FLR_MODE_PEEK));
+REQUEST_FUNCTION(fl_rate_peek_bigint,
+				 answer(fcinfo, FLR_BIGINT_KEY, FLR_MODE_PEEK));
+REQUEST_FUNCTION(fl_rate_peek_all, answer(fcinfo, FLR_ARRAYS, FLR_MODE_PEEK));
+REQUEST_FUNCTION(fl_rate_refund, refund(fcinfo, FLR_TEXT_KEY));
+REQUEST_FUNCTION(fl_rate_refund_bigint, refund(fcinfo, FLR_BIGINT_KEY));
+REQUEST_FUNCTION(fl_rate_wait, wait_for_slot(fcinfo, FLR_TEXT_KEY));
+REQUEST_FUNCTION(fl_rate_wait_bigint, wait_for_slot(fcinfo, FLR_BIGINT_KEY));
+
+/* ------------------------------------------------------------------------
+ * Many requests in one call
+ * ------------------------------------------------------------------------
+ */
+
+/* An array argument of fl_rate_try_batch(), taken apart. */
+typedef struct BatchArray
+{
+	int			n;
+	Datum	   *elements;		/* NULL: the argument is NULL */
+	bool	   *nulls;
+} BatchArray;
+
+/* Take an array argument apart; it must be one-dimensional. */
+static void
+batch_arg(FunctionCallInfo fcinfo, int number, const char *name,
+		  Oid type, bool may_be_null, BatchArray *result)
+{
+	ArrayType  *array;
+
+	memset(result, 0, sizeof(BatchArray));
+	if (PG_ARGISNULL(number))
+	{
+		if (may_be_null)
+			return;
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	}
+	array = PG_GETARG_ARRAYTYPE_P(number);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must be a one-dimensional array", name)));
+	if (type == TEXTOID)
+		deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
+						  &result->elements, &result->nulls, &result->n);
+	else
+		deconstruct_array(array, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+						  TYPALIGN_DOUBLE,
+						  &result->elements, &result->nulls, &result->n);
+}
+
+/* Raise an error unless two arrays are equally long. */
+static void
+same_length(const BatchArray *a, const BatchArray *b, const char *name)
+{
+	if (b->elements != NULL && a->n != b->n)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("scopes and %s must have the same number of elements",
+						name),
+				 errdetail("There are %d scopes and %d %s.",
+						   a->n, b->n, name)));
+}
+
+/* Text number i of an array that must not contain NULL. */
+static FlrText
+batch_text(const BatchArray *array, int i, const char *name)
+{
+	if (array->nulls[i])
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain nulls", name)));
+	return flr_text_of(DatumGetTextPP(array->elements[i]));
+}
+
+/* The arrays of a batch. */
+typedef struct Batch
+{
+	BatchArray	scopes;
+	BatchArray	keys;
+	BatchArray	apis;
+	BatchArray	costs;
+	BatchArray	plans;
+} Batch;
+
+/* Fill in request number i of a batch, or raise. */
+static void
+batch_request(const Batch *batch, int i, FlrRequest *request)
+{
+	FlrPair    *pair = &request->pairs[0];
+
+	request->npairs = 1;
+	pair->scope = batch_text(&batch->scopes, i, "scopes");
+	pair->key = batch_text(&batch->keys, i, "keys");
+	flr_check_key(pair->key);
+	request->api = batch_text(&batch->apis, i, "apis");
+	request->cost = 1;
+	if (batch->costs.elements != NULL)
+	{
+		if (batch->costs.nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("costs must not contain nulls")));
+		request->cost = DatumGetInt64(batch->costs.elements[i]);
+		if (request->cost < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("cost must be at least 1")));
+	}
+	request->plan.data = NULL;
+	request->plan.size = 0;
+	if (batch->plans.elements != NULL && !batch->plans.nulls[i])
+		request->plan = batch_text(&batch->plans, i, "plans");
+}
+
+PG_FUNCTION_INFO_V1(fl_rate_try_batch);
+
+/*
+ * fl_rate_try_batch(scopes, keys, apis, costs, plans): independent requests,
+ * answered in order.  All arguments are validated before anything is spent.
+ */
+Datum
+fl_rate_try_batch(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			function = fcinfo->flinfo->fn_oid;
+	Batch		batch;
+	FlrRequest	request;
+	MemoryContext row_context;
+	MemoryContext old;
+
+	batch_arg(fcinfo, 0, "scopes", TEXTOID, false, &batch.scopes);
+	batch_arg(fcinfo, 1, "keys", TEXTOID, false, &batch.keys);
+	batch_arg(fcinfo, 2, "apis", TEXTOID, false, &batch.apis);
+	batch_arg(fcinfo, 3, "costs", INT8OID, true, &batch.costs);
+	batch_arg(fcinfo, 4, "plans", TEXTOID, true, &batch.plans);
+	same_length(&batch.scopes, &batch.keys, "keys");
+	same_length(&batch.scopes, &batch.apis, "apis");
+	same_length(&batch.scopes, &batch.costs, "costs");
+	same_length(&batch.scopes, &batch.plans, "plans");
+	InitMaterializedSRF(fcinfo, 0);
+
+	row_context = AllocSetContextCreate(CurrentMemoryContext,
+										"fl_rate_try_batch",
+										ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(row_context);
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < batch.scopes.n; i++)
+		{
+			FlrOutcome	outcome;
+			FlrVerdict	verdict;
+			Datum		values[FLR_VERDICT_COLUMNS];
+			bool		nulls[FLR_VERDICT_COLUMNS];
+
+			CHECK_FOR_INTERRUPTS();
+			MemoryContextReset(row_context);
+			batch_request(&batch, i, &request);
+			if (pass == 0)
+			{
+				if (flr_enabled)
+					flr_find_limits(&request, function);
+				continue;
+			}
+			judge(&request, function, FLR_MODE_TRY, 0, &outcome, NULL);
+			flr_verdict_fill(&verdict, &request, &outcome);
+			flr_verdict_values(&verdict, values, nulls);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+								 values, nulls);
+		}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(row_context);
+	return (Datum) 0;
+}

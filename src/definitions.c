@@ -1,0 +1,461 @@
+/*-------------------------------------------------------------------------
+ *
+ * definitions.c
+ *	  Reading the tables fl_rate_limit and fl_rate_secret.
+ *
+ * The table is locked for the time of one scan only.  If asked not to wait,
+ * flr_definitions_open() takes the locks it needs (the table's, its indexes',
+ * the secret's) conditionally, so that a check with a copy of the definitions
+ * at hand never hangs behind ALTER, TRUNCATE or REINDEX.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "definitions.h"
+
+#define TABLE_NAME		"fl_rate_limit"
+#define SECRET_NAME		"fl_rate_secret"
+
+/* The columns of fl_rate_limit, as the install script has them. */
+enum
+{
+	COLUMN_LIMIT_ID = 1,
+	COLUMN_NAME,
+	COLUMN_SCOPE,
+	COLUMN_API,
+	COLUMN_KEY,
+	COLUMN_PLAN,
+	COLUMN_MAX_REQUESTS,
+	COLUMN_PERIOD,
+	COLUMN_ALGORITHM,
+	COLUMN_BURST,
+	COLUMN_ANCHOR,
+	COLUMN_TIME_ZONE,
+	COLUMN_ON_LIMIT,
+	COLUMN_MAX_DELAY,
+	COLUMN_ENABLED,
+	COLUMN_VALID_FROM,
+	COLUMN_VALID_UNTIL,
+	NCOLUMNS = COLUMN_VALID_UNTIL
+};
+
+/* The relations that are read, in the order in which they are locked. */
+enum
+{
+	REL_TABLE,
+	REL_EVERYONE_INDEX,			/* (limit_id) where key is null */
+	REL_KEY_INDEX,				/* (scope, key) where key is not null */
+	REL_API_INDEX,				/* (api) where key is not null */
+	REL_ID_INDEX,				/* (limit_id) */
+	REL_SECRET,
+	NRELS
+};
+
+static const char *const rel_names[NRELS] = {
+	TABLE_NAME,
+	"fl_rate_limit_everyone_idx",
+	"fl_rate_limit_key_idx",
+	"fl_rate_limit_api_idx",
+	"fl_rate_limit_pkey",
+	SECRET_NAME
+};
+
+struct FlrDefinitions
+{
+	Oid			oids[NRELS];
+	Relation	table;
+};
+
+/* The definitions table beside a function: the one in the same schema. */
+Oid
+flr_definitions_relation(Oid function)
+{
+	Oid			schema = get_func_namespace(function);
+	Oid			relation = get_relname_relid(TABLE_NAME, schema);
+
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("there is no table \"%s\" in the schema of this function",
+						TABLE_NAME),
+				 errhint("Drop and create the extension \"fliplet_ratelimit\" again.")));
+	return relation;
+}
+
+/* The qualified name of the definitions table, for messages; palloc'd. */
+const char *
+flr_definitions_name(Oid relation)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+									  TABLE_NAME);
+}
+
+/*
+ * Lock and open the tables.  NULL if one of the locks is not to be had and
+ * wait is false.  Raises if the table is gone.
+ */
+FlrDefinitions *
+flr_definitions_open(Oid relation, bool wait)
+{
+	FlrDefinitions *definitions = palloc0(sizeof(FlrDefinitions));
+	Oid			schema = get_rel_namespace(relation);
+
+	for (int i = 0; i < NRELS; i++)
+	{
+		Oid			oid = i == REL_TABLE ? relation :
+			get_relname_relid(rel_names[i], schema);
+
+		if (!OidIsValid(oid))
+			continue;
+		if (wait)
+			LockRelationOid(oid, AccessShareLock);
+		else if (!ConditionalLockRelationOid(oid, AccessShareLock))
+		{
+			while (--i >= 0)
+				if (OidIsValid(definitions->oids[i]))
+					UnlockRelationOid(definitions->oids[i], AccessShareLock);
+			return NULL;
+		}
+		definitions->oids[i] = oid;
+	}
+	definitions->table = try_table_open(relation, NoLock);
+	if (definitions->table == NULL ||
+		RelationGetDescr(definitions->table)->natts < NCOLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the table \"%s\" is gone or has lost columns",
+						TABLE_NAME),
+				 errhint("Drop and create the extension \"fliplet_ratelimit\" again.")));
+	return definitions;
+}
+
+/* Close the tables and give up the locks. */
+void
+flr_definitions_close(FlrDefinitions *definitions)
+{
+	table_close(definitions->table, NoLock);
+	for (int i = NRELS; --i >= 0;)
+		if (OidIsValid(definitions->oids[i]))
+			UnlockRelationOid(definitions->oids[i], AccessShareLock);
+	pfree(definitions);
+}
+
+/* Copy a text column; NULL where the column is null. */
+static const char *
+text_column(const Datum *values, const bool *nulls, int column)
+{
+	return nulls[column - 1] ? NULL : TextDatumGetCString(values[column - 1]);
+}
+
+/* Raise the error for a row that could only get in past the constraints. */
+static void
+invalid_row(int32 limit_id, const char *column)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("row %d of table \"%s\" has an invalid value in column \"%s\"",
+					limit_id, TABLE_NAME, column),
+			 errhint("Correct or delete the row; the constraints of the table explain what is valid.")));
+}
+
+/* Fill in the rule of a limit that has a maximum. */
+static void
+read_rule(FlrLimit *limit, const Datum *values, const bool *nulls)
+{
+	FlrRule    *rule = &limit->rule;
+	const char *zone_name;
+	pg_tz	   *zone;
+	int64		usecs;
+
+	rule->max_requests = DatumGetInt64(values[COLUMN_MAX_REQUESTS - 1]);
+	if (rule->max_requests < 0)
+		invalid_row(limit->limit_id, "max_requests");
+	if (!limit->has_period)
+	{
+		if (rule->max_requests != 0)
+			invalid_row(limit->limit_id, "period");
+		limit->period.time = USECS_PER_SEC;
+	}
+	usecs = flr_interval_usecs(&limit->period);
+	if (usecs <= 0 || usecs > FLR_MAX_PERIOD ||
+		!flr_interval_is_finite(&limit->period) ||
+		(limit->period.month != 0 && rule->algorithm != FLR_FIXED_WINDOW))
+		invalid_row(limit->limit_id, "period");
+	rule->period = usecs;
+	rule->retention = usecs;
+	rule->burst = nulls[COLUMN_BURST - 1] ? rule->max_requests :
+		DatumGetInt64(values[COLUMN_BURST - 1]);
+	if (rule->burst < 0)
+		invalid_row(limit->limit_id, "burst");
+	if (rule->algorithm != FLR_FIXED_WINDOW)
+		return;
+
+	zone_name = text_column(values, nulls, COLUMN_TIME_ZONE);
+	zone = pg_tzset(zone_name ? zone_name : "UTC");
+	if (zone == NULL)
+		invalid_row(limit->limit_id, "time_zone");
+	if (!flr_calendar_setup(rule, &limit->calendar, &limit->period, zone,
+							!nulls[COLUMN_ANCHOR - 1],
+							nulls[COLUMN_ANCHOR - 1] ? 0 :
+							DatumGetTimestampTz(values[COLUMN_ANCHOR - 1])))
+		invalid_row(limit->limit_id, "period");
+}
+
+/* Turn a row into a limit. */
+static FlrLimit *
+read_row(Relation table, HeapTuple tuple)
+{
+	TupleDesc	desc = RelationGetDescr(table);
+	Datum	   *values = palloc(desc->natts * sizeof(Datum));
+	bool	   *nulls = palloc(desc->natts * sizeof(bool));
+	FlrLimit   *limit = palloc0(sizeof(FlrLimit));
+	const char *word;
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	if (nulls[COLUMN_LIMIT_ID - 1] || nulls[COLUMN_NAME - 1] ||
+		nulls[COLUMN_SCOPE - 1] || nulls[COLUMN_API - 1])
+		invalid_row(0, "name");
+	limit->limit_id = DatumGetInt32(values[COLUMN_LIMIT_ID - 1]);
+	limit->name = text_column(values, nulls, COLUMN_NAME);
+	limit->scope = text_column(values, nulls, COLUMN_SCOPE);
+	limit->api = text_column(values, nulls, COLUMN_API);
+	limit->key = text_column(values, nulls, COLUMN_KEY);
+	limit->plan = text_column(values, nulls, COLUMN_PLAN);
+	if (strlen(limit->name) > FLR_MAX_NAME ||
+		strlen(limit->scope) > FLR_MAX_NAME ||
+		strlen(limit->api) > FLR_MAX_NAME)
+		invalid_row(limit->limit_id, "name");
+	limit->enabled = !nulls[COLUMN_ENABLED - 1] &&
+		DatumGetBool(values[COLUMN_ENABLED - 1]);
+	limit->valid_from = nulls[COLUMN_VALID_FROM - 1] ? PG_INT64_MIN :
+		DatumGetTimestampTz(values[COLUMN_VALID_FROM - 1]);
+	limit->valid_until = nulls[COLUMN_VALID_UNTIL - 1] ? PG_INT64_MAX :
+		DatumGetTimestampTz(values[COLUMN_VALID_UNTIL - 1]);
+	limit->has_period = !nulls[COLUMN_PERIOD - 1];
+	if (limit->has_period)
+		limit->period = *DatumGetIntervalP(values[COLUMN_PERIOD - 1]);
+	limit->unlimited = nulls[COLUMN_MAX_REQUESTS - 1];
+
+	word = text_column(values, nulls, COLUMN_ALGORITHM);
+	if (word == NULL || strcmp(word, "sliding_window") == 0)
+		limit->rule.algorithm = FLR_SLIDING_WINDOW;
+	else if (strcmp(word, "token_bucket") == 0)
+		limit->rule.algorithm = FLR_TOKEN_BUCKET;
+	else if (strcmp(word, "fixed_window") == 0)
+		limit->rule.algorithm = FLR_FIXED_WINDOW;
+	else
+		invalid_row(limit->limit_id, "algorithm");
+
+	word = text_column(values, nulls, COLUMN_ON_LIMIT);
+	if (word == NULL || strcmp(word, "refuse") == 0)
+		limit->on_limit = FLR_ON_LIMIT_REFUSE;
+	else if (strcmp(word, "delay") == 0)
+		limit->on_limit = FLR_ON_LIMIT_DELAY;
+	else if (strcmp(word, "count") == 0)
+		limit->on_limit = FLR_ON_LIMIT_COUNT;
+	else
+		invalid_row(limit->limit_id, "on_limit");
+
+	limit->max_delay = USECS_PER_SEC;
+	if (!nulls[COLUMN_MAX_DELAY - 1])
+		limit->max_delay =
+			flr_interval_usecs(DatumGetIntervalP(values[COLUMN_MAX_DELAY - 1]));
+	if (limit->max_delay < 0)
+		invalid_row(limit->limit_id, "max_delay");
+	if (!limit->unlimited)
+		read_rule(limit, values, nulls);
+	pfree(values);
+	pfree(nulls);
+	return limit;
+}
+
+/* Start a scan of the table; which is the index to use, if it is there. */
+static SysScanDesc
+begin_scan(FlrDefinitions *definitions, int which, int nkeys, ScanKey keys)
+{
+	return systable_beginscan(definitions->table, definitions->oids[which],
+							  OidIsValid(definitions->oids[which]),
+							  NULL, nkeys, keys);
+}
+
+/* Is this the row of a single key? */
+static bool
+is_key_row(FlrDefinitions *definitions, HeapTuple tuple)
+{
+	return !heap_attisnull(tuple, COLUMN_KEY,
+						   RelationGetDescr(definitions->table));
+}
+
+/* Hand everyone's and the plans' rows to a callback. */
+void
+flr_definitions_scan(FlrDefinitions *definitions, FlrRowCallback callback,
+					 void *arg)
+{
+	SysScanDesc scan = begin_scan(definitions, REL_EVERYONE_INDEX, 0, NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (!is_key_row(definitions, tuple))
+			callback(read_row(definitions->table, tuple), arg);
+	systable_endscan(scan);
+}
+
+/*
+ * Hand the rows for single keys to a callback.  False, and the rest is not
+ * read, when there are more than FLR_MAX_KEY_ROWS.
+ */
+bool
+flr_definitions_scan_keys(FlrDefinitions *definitions,
+						  FlrRowCallback callback, void *arg)
+{
+	SysScanDesc scan = begin_scan(definitions, REL_KEY_INDEX, 0, NULL);
+	HeapTuple	tuple;
+	int			n = 0;
+
+	while (n <= FLR_MAX_KEY_ROWS &&
+		   HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (is_key_row(definitions, tuple) && ++n <= FLR_MAX_KEY_ROWS)
+			callback(read_row(definitions->table, tuple), arg);
+	systable_endscan(scan);
+	return n <= FLR_MAX_KEY_ROWS;
+}
+
+/* Prepare to look for rows where a text column has a value. */
+static void
+text_key(ScanKey key, AttrNumber column, const char *data, int size)
+{
+	ScanKeyInit(key, column, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(cstring_to_text_with_len(data, size)));
+}
+
+/* Hand the rows for one key of a scope to a callback. */
+void
+flr_definitions_scan_key(FlrDefinitions *definitions, const char *scope,
+						 FlrText key, FlrRowCallback callback, void *arg)
+{
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	text_key(&keys[0], COLUMN_SCOPE, scope, strlen(scope));
+	text_key(&keys[1], COLUMN_KEY, key.data, key.size);
+	scan = begin_scan(definitions, REL_KEY_INDEX, 2, keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		callback(read_row(definitions->table, tuple), arg);
+	systable_endscan(scan);
+}
+
+/* Read one row by its number; NULL when there is none. */
+FlrLimit *
+flr_definitions_fetch(FlrDefinitions *definitions, int32 limit_id)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	FlrLimit   *limit = NULL;
+
+	ScanKeyInit(&key, COLUMN_LIMIT_ID, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(limit_id));
+	scan = begin_scan(definitions, REL_ID_INDEX, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		limit = read_row(definitions->table, tuple);
+	systable_endscan(scan);
+	return limit;
+}
+
+/* Is there a row for a single key with this scope and this api? */
+bool
+flr_definitions_any_key_row(Oid relation, const FlrText *scope,
+							const FlrText *api)
+{
+	FlrDefinitions *definitions = flr_definitions_open(relation, true);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (api != NULL)
+		text_key(&key, COLUMN_API, api->data, api->size);
+	else
+		text_key(&key, COLUMN_SCOPE, scope->data, scope->size);
+	scan = begin_scan(definitions, api ? REL_API_INDEX : REL_KEY_INDEX,
+					  1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (!is_key_row(definitions, tuple))
+			continue;
+		if (api != NULL && scope != NULL)
+		{
+			FlrLimit   *limit = read_row(definitions->table, tuple);
+
+			found = strlen(limit->scope) == (size_t) scope->size &&
+				memcmp(limit->scope, scope->data, scope->size) == 0;
+		}
+		else
+			found = true;
+	}
+	systable_endscan(scan);
+	flr_definitions_close(definitions);
+	return found;
+}
+
+/* Read the secret that keys the hashes of subjects. */
+FlrHash
+flr_definitions_secret(FlrDefinitions *definitions)
+{
+	Relation	table = NULL;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	FlrHash		secret = {0};
+	bool		found = false;
+
+	if (OidIsValid(definitions->oids[REL_SECRET]))
+		table = try_table_open(definitions->oids[REL_SECRET], NoLock);
+	if (table != NULL)
+	{
+		scan = systable_beginscan(table, InvalidOid, false, NULL, 0, NULL);
+		tuple = systable_getnext(scan);
+		if (HeapTupleIsValid(tuple))
+		{
+			bool		isnull;
+			Datum		value = heap_getattr(tuple, 1, RelationGetDescr(table),
+											 &isnull);
+
+			if (!isnull)
+			{
+				bytea	   *bytes = DatumGetByteaPP(value);
+
+				if (VARSIZE_ANY_EXHDR(bytes) >= sizeof(FlrHash))
+				{
+					secret.lo = flr_read_le64((unsigned char *) VARDATA_ANY(bytes));
+					secret.hi = flr_read_le64((unsigned char *) VARDATA_ANY(bytes) + 8);
+					found = true;
+				}
+			}
+		}
+		systable_endscan(scan);
+		table_close(table, NoLock);
+	}
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the table \"%s\" holds no secret", SECRET_NAME),
+				 errhint("Drop and create the extension \"fliplet_ratelimit\" again.")));
+	return secret;
+}

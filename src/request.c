@@ -1,0 +1,236 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.c
+ *	  Reading the arguments that all functions share.
+ *
+ * No function is STRICT: for a strict function NULL in means NULL out, which
+ * a caller could take for a pass.  Here NULL is an error, plan aside.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "request.h"
+
+/* The bytes of a text value, which must not be toasted. */
+FlrText
+flr_text_of(text *value)
+{
+	FlrText		result;
+
+	result.data = VARDATA_ANY(value);
+	result.size = VARSIZE_ANY_EXHDR(value);
+	return result;
+}
+
+/* Raise the error for a NULL argument. */
+static void
+null_argument(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("%s must not be null", name)));
+}
+
+/* A text argument that must not be NULL. */
+FlrText
+flr_text_arg(FunctionCallInfo fcinfo, int number, const char *name)
+{
+	if (PG_ARGISNULL(number))
+		null_argument(name);
+	return flr_text_of(PG_GETARG_TEXT_PP(number));
+}
+
+/* An interval argument as microseconds; not NULL, negative or infinite. */
+int64
+flr_interval_arg(FunctionCallInfo fcinfo, int number, const char *name)
+{
+	Interval   *interval;
+	int64		usecs;
+
+	if (PG_ARGISNULL(number))
+		null_argument(name);
+	interval = PG_GETARG_INTERVAL_P(number);
+	usecs = flr_interval_usecs(interval);
+	if (usecs < 0 || usecs > FLR_MAX_PERIOD ||
+		!flr_interval_is_finite(interval))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 0 and 200 years", name)));
+	return usecs;
+}
+
+/* Raise an error unless this can be a key. */
+void
+flr_check_key(FlrText key)
+{
+	if (key.size == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("key must not be empty")));
+	if (key.size == 1 && key.data[0] == '*')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the key of a request must not be \"*\"")));
+}
+
+/* The elements of a one-dimensional text array without NULLs. */
+static Datum *
+array_arg(FunctionCallInfo fcinfo, int number, const char *name, int *n)
+{
+	ArrayType  *array;
+	Datum	   *elements;
+	bool	   *nulls;
+
+	if (PG_ARGISNULL(number))
+		null_argument(name);
+	array = PG_GETARG_ARRAYTYPE_P(number);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must be a one-dimensional array", name)));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, &nulls, n);
+	if (*n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must not be empty", name)));
+	for (int i = 0; i < *n; i++)
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain nulls", name)));
+	return elements;
+}
+
+/* Read scopes and keys from two arrays. */
+static void
+read_arrays(FunctionCallInfo fcinfo, FlrRequest *request)
+{
+	int			nscopes;
+	int			nkeys;
+	Datum	   *scopes = array_arg(fcinfo, 0, "scopes", &nscopes);
+	Datum	   *keys = array_arg(fcinfo, 1, "keys", &nkeys);
+
+	if (nscopes != nkeys)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("scopes and keys must have the same number of elements"),
+				 errdetail("There are %d scopes and %d keys.",
+						   nscopes, nkeys)));
+	if (nscopes > FLR_MAX_PAIRS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a request has at most %d pairs of scope and key",
+						FLR_MAX_PAIRS)));
+	request->npairs = nscopes;
+	for (int i = 0; i < nscopes; i++)
+	{
+		FlrPair    *pair = &request->pairs[i];
+
+		pair->scope = flr_text_of(DatumGetTextPP(scopes[i]));
+		pair->key = flr_text_of(DatumGetTextPP(keys[i]));
+		flr_check_key(pair->key);
+		for (int j = 0; j < i; j++)
+		{
+			const FlrPair *other = &request->pairs[j];
+
+			if (other->scope.size == pair->scope.size &&
+				other->key.size == pair->key.size &&
+				memcmp(other->scope.data, pair->scope.data,
+					   pair->scope.size) == 0 &&
+				memcmp(other->key.data, pair->key.data, pair->key.size) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("pair %d of scope and key is the same as pair %d",
+								i + 1, j + 1)));
+		}
+	}
+}
+
+/*
+ * Read the first two arguments.  buffer has FLR_BIGINT_SIZE bytes and lives as
+ * long as the request.
+ */
+void
+flr_read_pairs(FunctionCallInfo fcinfo, FlrSignature signature,
+			   FlrRequest *request, char *buffer)
+{
+	FlrPair    *pair = &request->pairs[0];
+
+	request->npairs = 1;
+	switch (signature)
+	{
+		case FLR_TEXT_KEY:
+			pair->scope = flr_text_arg(fcinfo, 0, "scope");
+			pair->key = flr_text_arg(fcinfo, 1, "key");
+			flr_check_key(pair->key);
+			break;
+		case FLR_BIGINT_KEY:
+			pair->scope = flr_text_arg(fcinfo, 0, "scope");
+			if (PG_ARGISNULL(1))
+				null_argument("key");
+			pair->key.data = buffer;
+			pair->key.size = pg_lltoa(PG_GETARG_INT64(1), buffer);
+			break;
+		case FLR_ARRAYS:
+			read_arrays(fcinfo, request);
+			break;
+	}
+	for (int i = 0; i < request->npairs; i++)
+		if (request->pairs[i].scope.size == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("scope must not be empty")));
+}
+
+/* Read the five facts of a request, arguments 0 to 4. */
+void
+flr_read_request(FunctionCallInfo fcinfo, FlrSignature signature,
+				 FlrRequest *request, char *buffer)
+{
+	flr_read_pairs(fcinfo, signature, request, buffer);
+	request->api = flr_text_arg(fcinfo, 2, "api");
+	if (request->api.size == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("api must not be empty")));
+	if (PG_ARGISNULL(3))
+		null_argument("cost");
+	request->cost = PG_GETARG_INT64(3);
+	if (request->cost < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cost must be at least 1")));
+	if (PG_ARGISNULL(4))
+	{
+		request->plan.data = NULL;
+		request->plan.size = 0;
+	}
+	else
+		request->plan = flr_text_of(PG_GETARG_TEXT_PP(4));
+}
+
+/* Find the limits that apply to a request. */
+void
+flr_find_limits(FlrRequest *request, Oid function)
+{
+	FlrLimitSet *set = &request->set;
+
+	set->n = 0;
+	set->unlimited = NULL;
+	flr_limits_begin(function);
+	for (int i = 0; i < request->npairs; i++)
+	{
+		FlrPair    *pair = &request->pairs[i];
+
+		pair->subject = flr_limits_find(pair->scope, pair->key, request->api,
+										request->plan, i, set);
+	}
+}

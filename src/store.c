@@ -1,0 +1,814 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  Shared memory for counters: blocks, stripes, entries, statistics.
+ *
+ * See store.h for the layout and the locking protocol.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include <time.h>
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "settings.h"
+#include "store.h"
+
+#define CONTROL_NAME	"fliplet_ratelimit"
+#define CONTROL_MAGIC	0x666c7231
+
+/* Raised with every change of what lies in shared memory. */
+#ifndef FLR_LAYOUT_VERSION
+#define FLR_LAYOUT_VERSION	1
+#endif
+
+/*
+ * The way in.  Its size must never change: an older library's store is told
+ * from ours by magic and layout, and a second store must not appear.
+ */
+typedef struct FlrControl
+{
+	uint32		magic;
+	uint32		layout;
+	LWLock		lock;			/* while the area is made */
+	int			tranche;
+	dsa_handle	area;			/* valid once store is */
+	dsa_pointer store;
+	char		reserved[16];
+} FlrControl;
+
+/* What a DSA segment of size bytes may need on top, generously. */
+#define SEGMENT_OVERHEAD(size)	((size) / 256 + 32 * 1024)
+
+/* DSA's first segment, and what of it is left for a slab beside the store. */
+#define FIRST_SEGMENT	((size_t) 1024 * 1024)
+#define FIRST_SLAB		((size_t) 384 * 1024)
+#define MIN_SLAB		((size_t) 128 * 1024)
+#define USUAL_SLAB		((size_t) 1024 * 1024)
+
+/* Nobody asks for more blocks than this at once, one long record aside. */
+#define GROW_BELOW		128
+
+/*
+ * How long a busy stripe is waited for actively: its holder needs well below
+ * a microsecond, a sleep and a wake-up cost many.
+ */
+#define SPIN_TRIES		100
+#define SPIN_DELAYS		20
+
+FlrLocal	flr_local;
+
+static FlrControl *control = NULL;
+
+static FlrBlockId pool_take(FlrArena *arena);
+static void pool_give(FlrArena *arena, FlrBlockId block);
+
+/*
+ * Elapsed time in microseconds.  It never steps, and where the system can
+ * tell, it goes on while the machine is suspended.
+ */
+int64
+flr_clock(void)
+{
+	struct timespec now;
+
+#ifdef CLOCK_BOOTTIME
+	clock_gettime(CLOCK_BOOTTIME, &now);
+#else
+	clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* ------------------------------------------------------------------------
+ * Attaching and growing
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Run a step that takes or maps shared memory.  True when it succeeded, false
+ * when the system had no memory to give; any other error goes on.
+ *
+ * DSA and DSM raise with locks of their own held, so the step runs in a
+ * subtransaction, whose abort releases them.
+ */
+static bool
+try_memory(bool (*step) (void))
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(TopMemoryContext);
+	PG_TRY();
+	{
+		done = step();
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) !=
+			ERRCODE_INSUFFICIENT_RESOURCES)
+			ReThrowError(error);
+		ereport(DEBUG1,
+				(errcode(error->sqlerrcode),
+				 errmsg_internal("fliplet_ratelimit: no shared memory: %s",
+								 error->message)));
+		FreeErrorData(error);
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/* Make the control struct of a fresh piece of shared memory. */
+static void
+init_control(void *segment)
+{
+	FlrControl *fresh = segment;
+
+	memset(fresh, 0, sizeof(FlrControl));
+	fresh->magic = CONTROL_MAGIC;
+	fresh->layout = FLR_LAYOUT_VERSION;
+	fresh->tranche = LWLockNewTrancheId();
+	LWLockInitialize(&fresh->lock, fresh->tranche);
+	fresh->store = InvalidDsaPointer;
+}
+
+/* Fill in a zeroed store. */
+static void
+init_store(FlrStore *store)
+{
+	SpinLockInit(&store->pool_lock);
+	pg_atomic_init_u32(&store->nslabs, 0);
+	LWLockInitialize(&store->grow_lock, control->tranche);
+	LWLockInitialize(&store->stats_lock, control->tranche);
+	store->committed = FIRST_SEGMENT;
+	pg_atomic_init_u64(&store->swept, 0);
+	pg_atomic_init_u64(&store->refused_full, 0);
+	pg_atomic_init_u64(&store->sweep_again, 0);
+	pg_atomic_init_u32(&store->waiters, 0);
+	store->since = GetCurrentTimestamp();
+	for (int i = 0; i < FLR_STRIPES; i++)
+		LWLockInitialize(&store->stripes[i].stripe.lock, control->tranche);
+}
+
+/* Take one slab of so many bytes; grow_lock is held. */
+static bool
+add_slab(size_t size)
+{
+	FlrStore   *store = flr_store;
+	uint32		n = pg_atomic_read_u32(&store->nslabs);
+	dsa_pointer place;
+	uint32		nblocks = Min(size / FLR_BLOCK_SIZE, FLR_SLAB_BLOCKS);
+
+	if (n >= FLR_MAX_SLABS)
+		return false;
+	place = dsa_allocate_extended(flr_local.area, size,
+								  DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM);
+	if (!DsaPointerIsValid(place))
+		return false;
+	store->slabs[n].place = place;
+	store->slabs[n].nblocks = nblocks;
+
+	SpinLockAcquire(&store->pool_lock);
+	store->fresh = (n << FLR_SLAB_SHIFT) + (n == 0 ? 1 : 0);
+	store->fresh_end = (n << FLR_SLAB_SHIFT) + nblocks;
+	store->nfree += store->fresh_end - store->fresh;
+	pg_atomic_write_u32(&store->nslabs, n + 1);
+	SpinLockRelease(&store->pool_lock);
+	return true;
+}
+
+/* try_memory() step: attach to the area, and make it if there is none. */
+static bool
+attach_step(void)
+{
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	if (!DsaPointerIsValid(control->store))
+	{
+		dsa_area   *area;
+		dsa_pointer place;
+
+		area = dsa_create(control->tranche);
+		dsa_set_size_limit(area, FIRST_SEGMENT);
+		place = dsa_allocate_extended(area, sizeof(FlrStore),
+									  DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM |
+									  DSA_ALLOC_ZERO);
+		if (!DsaPointerIsValid(place))
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg_internal("could not place the counter store")));
+		flr_local.store = dsa_get_address(area, place);
+		flr_local.area = area;
+		init_store(flr_local.store);
+		if (!add_slab(FIRST_SLAB))
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg_internal("could not place the first slab")));
+		dsa_pin(area);
+		dsa_pin_mapping(area);
+		control->area = dsa_get_handle(area);
+		control->store = place;
+	}
+	else
+	{
+		flr_local.area = dsa_attach(control->area);
+		dsa_pin_mapping(flr_local.area);
+		flr_local.store = dsa_get_address(flr_local.area, control->store);
+	}
+	LWLockRelease(&control->lock);
+	return true;
+}
+
+/* try_memory() step: map the slabs that are not mapped yet. */
+static bool
+map_step(void)
+{
+	uint32		n = pg_atomic_read_u32(&flr_store->nslabs);
+
+	pg_read_barrier();
+	while (flr_local.nslabs < n)
+	{
+		flr_local.slabs[flr_local.nslabs] =
+			dsa_get_address(flr_local.area,
+							flr_store->slabs[flr_local.nslabs].place);
+		flr_local.nslabs++;
+	}
+	return true;
+}
+
+/*
+ * try_memory() step: add a slab if the pool is short of blocks.
+ *
+ * DSA doubles the size of its segments as it grows.  A segment is filled with
+ * zeros while somebody waits, so its size is kept down to that of the slab by
+ * setting the area's limit just high enough for one.
+ */
+static bool
+grow_step(void)
+{
+	FlrStore   *store = flr_store;
+	size_t		limit = (size_t) flr_max_memory * 1024;
+	size_t		largest = Max(limit / 64, USUAL_SLAB);
+	size_t		size;
+	bool		done = true;
+
+	LWLockAcquire(&store->grow_lock, LW_EXCLUSIVE);
+	if (store->nfree < GROW_BELOW)
+	{
+		size = Min(Max(store->committed / 16, USUAL_SLAB), largest);
+		while (size >= MIN_SLAB &&
+			   store->committed + size + SEGMENT_OVERHEAD(size) > limit)
+			size /= 2;
+		done = false;
+		if (size >= MIN_SLAB)
+		{
+			size_t		committed = store->committed + size +
+				SEGMENT_OVERHEAD(size);
+
+			dsa_set_size_limit(flr_local.area, committed);
+			done = add_slab(size);
+			if (done)
+				store->committed = committed;
+			else
+				dsa_set_size_limit(flr_local.area, store->committed);
+		}
+	}
+	LWLockRelease(&store->grow_lock);
+	return done;
+}
+
+/* Raise an error if the store is the work of another version. */
+static void
+check_layout(void)
+{
+	if (control->magic == CONTROL_MAGIC &&
+		control->layout == FLR_LAYOUT_VERSION)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the counters in shared memory belong to another version of fliplet_ratelimit"),
+			 errdetail("The library has layout version %u, shared memory has layout version %u.",
+					   FLR_LAYOUT_VERSION, control->layout),
+			 errhint("Restart the server to begin with empty counters of the new version.")));
+}
+
+/*
+ * Attach to the store, which is made if this is the first use of it.  False
+ * when there is no memory for it; raises when it is another version's.
+ */
+bool
+flr_store_attach(void)
+{
+	static bool attached = false;
+
+	if (attached)
+		return true;
+	if (control == NULL)
+		control = flr_named_segment(CONTROL_NAME, sizeof(FlrControl),
+									init_control);
+	check_layout();
+	LWLockRegisterTranche(control->tranche, CONTROL_NAME);
+	flr_local.arena.slabs = flr_local.slabs;
+	flr_local.arena.take = pool_take;
+	flr_local.arena.give = pool_give;
+	attached = try_memory(attach_step);
+	return attached;
+}
+
+/* Map the slabs that other backends have added.  False: no memory. */
+bool
+flr_store_map(void)
+{
+	return flr_store_is_mapped() || try_memory(map_step);
+}
+
+/*
+ * Add memory to a pool that is short of blocks.  No stripe may be locked.  False: the store has
+ * reached max_memory, or the system has no more.
+ */
+bool
+flr_store_grow(void)
+{
+	return try_memory(grow_step);
+}
+
+/* ------------------------------------------------------------------------
+ * The pool
+ * ------------------------------------------------------------------------
+ */
+
+/* Take a block out of the pool; 0 when there is none that is mapped here. */
+static FlrBlockId
+pool_take(FlrArena *arena)
+{
+	FlrStore   *store = ((FlrLocal *) arena)->store;
+	uint32		nslabs = ((FlrLocal *) arena)->nslabs;
+	FlrBlockId	block;
+
+	SpinLockAcquire(&store->pool_lock);
+	block = store->free;
+	if (block != 0)
+	{
+		if ((block >> FLR_SLAB_SHIFT) < nslabs)
+		{
+			store->free = *(FlrBlockId *) flr_block(arena, block);
+			store->nfree--;
+		}
+		else
+			block = 0;
+	}
+	else if (store->fresh < store->fresh_end &&
+			 (store->fresh >> FLR_SLAB_SHIFT) < nslabs)
+	{
+		block = store->fresh++;
+		store->nfree--;
+	}
+	SpinLockRelease(&store->pool_lock);
+	return block;
+}
+
+/* Put a block back into the pool. */
+static void
+pool_give(FlrArena *arena, FlrBlockId block)
+{
+	FlrStore   *store = ((FlrLocal *) arena)->store;
+
+	SpinLockAcquire(&store->pool_lock);
+	*(FlrBlockId *) flr_block(arena, block) = store->free;
+	store->free = block;
+	store->nfree++;
+	SpinLockRelease(&store->pool_lock);
+}
+
+/* ------------------------------------------------------------------------
+ * Stripes and entries
+ * ------------------------------------------------------------------------
+ */
+
+/* Lock a stripe: actively for a moment, then asleep. */
+void
+flr_stripe_lock(uint32 stripe)
+{
+	LWLock	   *lock = &flr_stripe(stripe)->lock;
+
+	if (LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
+		return;
+	for (int try = 0; try < SPIN_TRIES; try++)
+	{
+		for (int delay = 0; delay < SPIN_DELAYS; delay++)
+			pg_spin_delay();
+		if (LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
+			return;
+	}
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+}
+
+/* Unlock a stripe. */
+void
+flr_stripe_unlock(uint32 stripe)
+{
+	LWLockRelease(&flr_stripe(stripe)->lock);
+}
+
+/* Where a stripe keeps the head of one of its buckets. */
+static inline FlrBlockId *
+bucket_head(const FlrStripe *stripe, uint32 bucket)
+{
+	FlrBlockId *page = flr_block(flr_arena,
+								 stripe->pages[bucket / FLR_PAGE_BUCKETS]);
+
+	return &page[bucket % FLR_PAGE_BUCKETS];
+}
+
+/* The bucket of an entry.  The stripe has at least one. */
+static inline uint32
+bucket_of(const FlrStripe *stripe, const FlrEntryId *id)
+{
+	uint32		hash = (uint32) (id->subject.hi ^ id->identity);
+	uint32		bucket = hash & stripe->mask;
+
+	return bucket < stripe->nbuckets ? bucket : bucket & (stripe->mask >> 1);
+}
+
+/* Find an entry of a locked stripe; NULL when there is none. */
+FlrEntry *
+flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
+{
+	FlrBlockId	block;
+
+	if (stripe->nbuckets == 0)
+		return NULL;
+	block = *bucket_head(stripe, bucket_of(stripe, id));
+	while (block != 0)
+	{
+		FlrEntry   *entry = flr_entry(block);
+
+		if (entry->id.subject.hi == id->subject.hi &&
+			entry->id.subject.lo == id->subject.lo &&
+			entry->id.identity == id->identity &&
+			entry->id.relation == id->relation &&
+			entry->id.database == id->database)
+			return entry;
+		block = entry->next;
+	}
+	return NULL;
+}
+
+/*
+ * Give a locked stripe one more bucket: the next one in line takes its share
+ * of the one it belongs to.  Without memory the chains just get longer.
+ */
+static void
+add_bucket(FlrStripe *stripe)
+{
+	uint32		fresh = stripe->nbuckets;
+	FlrBlockId *from;
+	FlrBlockId *to;
+
+	if (fresh >= FLR_STRIPE_PAGES * FLR_PAGE_BUCKETS)
+		return;
+	if (fresh % FLR_PAGE_BUCKETS == 0)
+	{
+		FlrBlockId	page = pool_take(flr_arena);
+
+		if (page == 0)
+			return;
+		memset(flr_block(flr_arena, page), 0, FLR_BLOCK_SIZE);
+		stripe->pages[fresh / FLR_PAGE_BUCKETS] = page;
+	}
+	stripe->nbuckets++;
+	if (fresh == 0)
+		return;
+	if (fresh > stripe->mask)
+		stripe->mask = stripe->mask * 2 + 1;
+
+	from = bucket_head(stripe, fresh & (stripe->mask >> 1));
+	to = bucket_head(stripe, fresh);
+	while (*from != 0)
+	{
+		FlrEntry   *entry = flr_entry(*from);
+
+		if (bucket_of(stripe, &entry->id) == fresh)
+		{
+			*to = *from;
+			*from = entry->next;
+			entry->next = 0;
+			to = &entry->next;
+		}
+		else
+			from = &entry->next;
+	}
+}
+
+/* Add to, or take from, the number of keys in an entry's statistics. */
+static inline void
+count_key(const FlrEntry *entry, int64 by)
+{
+	if (entry->stats != 0)
+		pg_atomic_fetch_add_u64(&flr_stats(entry->stats)->keys, by);
+}
+
+/* Take an entry out of a locked stripe; *link is what leads to it. */
+static void
+remove_entry(FlrStripe *stripe, FlrBlockId *link)
+{
+	FlrBlockId	block = *link;
+	FlrEntry   *entry = flr_entry(block);
+
+	*link = entry->next;
+	count_key(entry, -1);
+	stripe->nentries--;
+	flr_record_clear(flr_arena, &entry->state);
+	if (entry->key_size > FLR_KEY_INLINE)
+		pool_give(flr_arena, entry->key.block);
+	pool_give(flr_arena, block);
+}
+
+/*
+ * Look at so many buckets of a locked stripe, where the last call stopped,
+ * and free the entries that are worth nothing any more.  *next_expiry is
+ * lowered to the earliest expiry seen among the others.  Returns how many
+ * were freed.
+ */
+int
+flr_stripe_sweep(FlrStripe *stripe, uint32 nbuckets, int64 now,
+				 int64 *next_expiry)
+{
+	int			freed = 0;
+
+	nbuckets = Min(nbuckets, stripe->nbuckets);
+	while (nbuckets-- > 0)
+	{
+		FlrBlockId *link;
+
+		if (stripe->hand >= stripe->nbuckets)
+			stripe->hand = 0;
+		link = bucket_head(stripe, stripe->hand++);
+		while (*link != 0)
+		{
+			FlrEntry   *entry = flr_entry(*link);
+
+			if (entry->expiry <= now)
+			{
+				remove_entry(stripe, link);
+				freed++;
+			}
+			else
+			{
+				*next_expiry = Min(*next_expiry, entry->expiry);
+				link = &entry->next;
+			}
+		}
+	}
+	if (freed > 0)
+		pg_atomic_fetch_add_u64(&flr_store->swept, freed);
+	return freed;
+}
+
+/* Remove the entries of a locked stripe that the caller wants removed. */
+int
+flr_entries_remove(FlrStripe *stripe,
+				   bool (*doomed) (const FlrEntry *entry, const void *arg),
+				   const void *arg)
+{
+	int			removed = 0;
+
+	for (uint32 bucket = 0; bucket < stripe->nbuckets; bucket++)
+	{
+		FlrBlockId *link = bucket_head(stripe, bucket);
+
+		while (*link != 0)
+		{
+			FlrEntry   *entry = flr_entry(*link);
+
+			if (doomed(entry, arg))
+			{
+				remove_entry(stripe, link);
+				removed++;
+			}
+			else
+				link = &entry->next;
+		}
+	}
+	return removed;
+}
+
+/*
+ * Create an entry, which must not exist, in a locked stripe.  NULL when there
+ * is no memory.  It begins with nothing spent and already expired.
+ */
+FlrEntry *
+flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
+				 const char *key, int key_size, int64 now)
+{
+	int64		next_expiry = PG_INT64_MAX;
+	FlrBlockId	block;
+	FlrBlockId	key_block = 0;
+	FlrBlockId *head;
+	FlrEntry   *entry;
+
+	flr_stripe_sweep(stripe, 2, now, &next_expiry);
+	if (stripe->nentries >= stripe->nbuckets)
+		add_bucket(stripe);
+	if (stripe->nbuckets == 0)
+		return NULL;
+	block = pool_take(flr_arena);
+	if (block == 0)
+		return NULL;
+	if (key_size > FLR_KEY_INLINE)
+	{
+		key_block = pool_take(flr_arena);
+		if (key_block == 0)
+		{
+			pool_give(flr_arena, block);
+			return NULL;
+		}
+	}
+
+	entry = flr_entry(block);
+	memset(entry, 0, sizeof(FlrEntry));
+	entry->id = *id;
+	entry->stats = stats;
+	entry->expiry = now;
+	entry->key_size = key_size;
+	if (key_block != 0)
+	{
+		entry->key.block = key_block;
+		memcpy(flr_block(flr_arena, key_block), key, key_size);
+	}
+	else
+		memcpy(entry->key.text, key, key_size);
+	head = bucket_head(stripe, bucket_of(stripe, id));
+	entry->next = *head;
+	*head = block;
+	stripe->nentries++;
+	count_key(entry, 1);
+	return entry;
+}
+
+/*
+ * Set an entry's expiry to an instant that may lie before the old one, in a
+ * locked stripe.
+ */
+void
+flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
+{
+	entry->expiry = expiry;
+	if (expiry < (int64) pg_atomic_read_u64(&flr_store->sweep_again))
+		pg_atomic_write_u64(&flr_store->sweep_again, (uint64) expiry);
+}
+
+/* Copy what is kept of an entry's key, key_size bytes. */
+void
+flr_entry_key(const FlrEntry *entry, char *text)
+{
+	memcpy(text, entry->key_size > FLR_KEY_INLINE ?
+		   (const char *) flr_block(flr_arena, entry->key.block) :
+		   entry->key.text,
+		   entry->key_size);
+}
+
+/*
+ * Free every expired entry of the store, one stripe after the other; no
+ * stripe may be locked.  Does nothing when the last such walk has shown that
+ * there can be none yet.  Returns how many were freed.
+ */
+int64
+flr_store_sweep(int64 now)
+{
+	int64		next_expiry = PG_INT64_MAX;
+	int64		freed = 0;
+
+	if (now < (int64) pg_atomic_read_u64(&flr_store->sweep_again))
+		return 0;
+	pg_atomic_write_u64(&flr_store->sweep_again, PG_INT64_MAX);
+	for (uint32 i = 0; i < FLR_STRIPES; i++)
+	{
+		flr_stripe_lock(i);
+		if (flr_store_is_mapped())
+			freed += flr_stripe_sweep(flr_stripe(i), flr_stripe(i)->nbuckets,
+									  now, &next_expiry);
+		else
+			next_expiry = now;
+		flr_stripe_unlock(i);
+		if (INTERRUPTS_PENDING_CONDITION())
+		{
+			pg_atomic_write_u64(&flr_store->sweep_again, now);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	/* entries made meanwhile may have lowered it already */
+	if (next_expiry < (int64) pg_atomic_read_u64(&flr_store->sweep_again))
+		pg_atomic_write_u64(&flr_store->sweep_again, next_expiry);
+	return freed;
+}
+
+/* ------------------------------------------------------------------------
+ * Statistics
+ * ------------------------------------------------------------------------
+ */
+
+/* Find one lane's statistics in a chain; stats_lock is held. */
+static FlrBlockId
+find_stats(Oid relation, uint64 name_hash, uint32 lane)
+{
+	FlrBlockId	block = flr_store->stats[name_hash % FLR_STATS_HEADS];
+
+	while (block != 0)
+	{
+		FlrStats   *stats = flr_stats(block);
+
+		if (stats->name_hash == name_hash && stats->lane == lane &&
+			stats->relation == relation && stats->database == MyDatabaseId)
+			break;
+		block = stats->next;
+	}
+	return block;
+}
+
+/*
+ * Find or make the statistics of a limit's name in this backend's lane; 0
+ * when there is no memory, and then nothing is counted.  No stripe may be
+ * locked, and all slabs must be mapped.
+ */
+FlrBlockId
+flr_stats_find(Oid relation, uint64 name_hash)
+{
+	FlrStore   *store = flr_store;
+	uint32		lane = (uint32) flr_proc_number() % FLR_STATS_LANES;
+	FlrBlockId	block;
+
+	LWLockAcquire(&store->stats_lock, LW_EXCLUSIVE);
+	block = flr_store_is_mapped() ?
+		find_stats(relation, name_hash, lane) : 0;
+	if (block == 0 && flr_store_is_mapped())
+	{
+		block = pool_take(flr_arena);
+		if (block != 0)
+		{
+			FlrStats   *stats = flr_stats(block);
+			FlrBlockId *head = &store->stats[name_hash % FLR_STATS_HEADS];
+
+			memset(stats, 0, sizeof(FlrStats));
+			stats->lane = lane;
+			stats->database = MyDatabaseId;
+			stats->relation = relation;
+			stats->name_hash = name_hash;
+			pg_atomic_init_u64(&stats->since, GetCurrentTimestamp());
+			pg_atomic_init_u64(&stats->granted, 0);
+			pg_atomic_init_u64(&stats->refused, 0);
+			pg_atomic_init_u64(&stats->delayed, 0);
+			pg_atomic_init_u64(&stats->shadow_refused, 0);
+			pg_atomic_init_u64(&stats->keys, 0);
+			pg_atomic_init_u64(&stats->last_checked, 0);
+			pg_atomic_init_u64(&stats->last_refused, 0);
+			stats->next = *head;
+			*head = block;
+		}
+	}
+	LWLockRelease(&store->stats_lock);
+	return block;
+}
+
+/* Call a function for all statistics of this database, with stats_lock held. */
+void
+flr_stats_walk(void (*visit) (FlrStats *stats, void *arg), void *arg)
+{
+	for (;;)
+	{
+		if (!flr_store_map())
+			ereport(ERROR,
+					(errcode(FLR_ERRCODE_STORE_FULL),
+					 errmsg("could not map the shared memory of rate limit counters")));
+		LWLockAcquire(&flr_store->stats_lock, LW_SHARED);
+		if (flr_store_is_mapped())
+			break;
+		LWLockRelease(&flr_store->stats_lock);
+	}
+	for (int i = 0; i < FLR_STATS_HEADS; i++)
+		for (FlrBlockId block = flr_store->stats[i]; block != 0;
+			 block = flr_stats(block)->next)
+			if (flr_stats(block)->database == MyDatabaseId)
+				visit(flr_stats(block), arg);
+	LWLockRelease(&flr_store->stats_lock);
+}

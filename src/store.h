@@ -1,0 +1,251 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.h
+ *	  Shared memory for counters: blocks, stripes, entries, statistics.
+ *
+ * The store appears when it is first used, needs no preloading, and lives as
+ * long as the postmaster does not reset shared memory.  A small control
+ * struct of fixed name and size leads to a pinned DSA area, and that to an
+ * FlrStore.
+ *
+ * Memory.  The area is grown in slabs, which are cut into blocks of
+ * FLR_BLOCK_SIZE bytes.  Everything that grows is made of blocks: entries,
+ * the records behind them, hash buckets, statistics.  Free blocks form one
+ * pool.  Slabs are never returned; a block may serve anything next time.
+ * Blocks of statistics stay blocks of statistics, so that a backend may keep
+ * a pointer to one.
+ *
+ * Locks, in the order in which they are taken:
+ *	1. grow_lock, while a slab is added; never together with a stripe;
+ *	2. stripe locks in ascending order, at most FLR_MAX_PAIRS of them;
+ *	3. stats_lock, to find or make a block of statistics; never under 2;
+ *	4. pool_lock, a spinlock around a few instructions.
+ * While a stripe is locked nothing may raise, allocate in the backend, touch
+ * the catalogs or map memory.  Each backend maps slabs before it locks, and
+ * looks again once it has locked: an entry of a stripe can only come to lie
+ * in a new slab under that stripe's lock.
+ *
+ * An ERROR while a lock is held (grow_lock or stats_lock; under a stripe there
+ * is none) is cleaned up by the abort of the surrounding (sub)transaction.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef FLR_STORE_H
+#define FLR_STORE_H
+
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/dsa.h"
+
+#include "algorithm.h"
+#include "hash.h"
+
+#define FLR_STRIPES			256
+#define FLR_STRIPE_SIZE		2048
+#define FLR_STATS_HEADS		256
+#define FLR_STATS_LANES		8
+
+/* A key's text in the views: at most so many bytes, so many of them inline. */
+#define FLR_KEY_SIZE		64
+#define FLR_KEY_INLINE		16
+
+/* What tells counters apart. */
+typedef struct FlrEntryId
+{
+	FlrHash		subject;		/* keyed hash of scope and key */
+	uint64		identity;		/* of the limit: name, scope, api, algorithm */
+	Oid			database;
+	Oid			relation;		/* the definitions table */
+} FlrEntryId;
+
+/* What one key has spent of one limit. */
+typedef struct FlrEntry
+{
+	FlrBlockId	next;			/* in its bucket */
+	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
+	FlrEntryId	id;
+	int64		expiry;			/* elapsed time at which it is worth nothing */
+	FlrState	state;
+	uint64		granted;
+	uint64		refused;
+	uint32		delayed;
+	uint32		shadow_refused;
+	int64		last_request;	/* elapsed time; 0: never */
+	int64		last_refused;
+	int32		limit_id;		/* the definition that was last applied */
+	uint8		key_size;		/* of what is kept of the key's text */
+	uint8		unused[3];
+	union
+	{
+		char		text[FLR_KEY_INLINE];
+		FlrBlockId	block;		/* when key_size > FLR_KEY_INLINE */
+	}			key;
+} FlrEntry;
+
+StaticAssertDecl(sizeof(FlrEntry) == FLR_BLOCK_SIZE, "an entry is a block");
+StaticAssertDecl(sizeof(FlrChain) == FLR_BLOCK_SIZE, "a chain link is a block");
+
+#define FLR_PAGE_BUCKETS	(FLR_BLOCK_SIZE / sizeof(FlrBlockId))
+#define FLR_STRIPE_PAGES	500
+
+/*
+ * A stripe: a lock and the entries under it, in a hash table that grows one
+ * bucket at a time (W. Litwin, "Linear hashing", 1980), so that no check ever
+ * waits for a resize.
+ */
+typedef struct FlrStripe
+{
+	LWLock		lock;
+	uint32		nentries;
+	uint32		nbuckets;
+	uint32		mask;			/* 2^k - 1, nbuckets <= 2^k < 2 * nbuckets */
+	uint32		hand;			/* bucket where the search for expired entries
+								 * goes on */
+	FlrBlockId	pages[FLR_STRIPE_PAGES];	/* blocks of buckets */
+} FlrStripe;
+
+StaticAssertDecl(sizeof(FlrStripe) <= FLR_STRIPE_SIZE, "a stripe fits");
+
+typedef union FlrStripePadded
+{
+	FlrStripe	stripe;
+	char		pad[FLR_STRIPE_SIZE];
+} FlrStripePadded;
+
+/*
+ * Statistics of one limit's name.  A few lanes, each for some of the
+ * backends, so that they do not fight for a cache line; a reader adds up.
+ */
+typedef struct FlrStats
+{
+	FlrBlockId	next;			/* in its chain */
+	uint32		lane;
+	Oid			database;
+	Oid			relation;
+	uint64		name_hash;
+	pg_atomic_uint64 since;		/* TimestampTz */
+	char		pad[32];		/* the counters share no line with others */
+	pg_atomic_uint64 granted;
+	pg_atomic_uint64 refused;
+	pg_atomic_uint64 delayed;
+	pg_atomic_uint64 shadow_refused;
+	pg_atomic_uint64 keys;
+	pg_atomic_uint64 last_checked;	/* elapsed time; 0: never */
+	pg_atomic_uint64 last_refused;
+} FlrStats;
+
+StaticAssertDecl(sizeof(FlrStats) <= FLR_BLOCK_SIZE, "statistics fit");
+
+/* A slab: where it is, and how many blocks it has. */
+typedef struct FlrSlab
+{
+	dsa_pointer place;
+	uint32		nblocks;
+} FlrSlab;
+
+typedef struct FlrStore
+{
+	/* the pool of free blocks */
+	slock_t		pool_lock;
+	FlrBlockId	free;			/* a list, linked by the first word */
+	FlrBlockId	fresh;			/* never used yet, up to fresh_end */
+	FlrBlockId	fresh_end;
+	uint64		nfree;			/* both kinds together */
+
+	pg_atomic_uint32 nslabs;
+	LWLock		grow_lock;
+	uint64		committed;		/* bytes taken from the system */
+	FlrSlab		slabs[FLR_MAX_SLABS];
+
+	LWLock		stats_lock;
+	FlrBlockId	stats[FLR_STATS_HEADS];
+
+	pg_atomic_uint64 swept;
+	pg_atomic_uint64 refused_full;
+	pg_atomic_uint64 sweep_again;	/* elapsed time before which a sweep of
+									 * the whole store finds nothing */
+	pg_atomic_uint32 waiters;
+	TimestampTz since;
+
+	FlrStripePadded stripes[FLR_STRIPES];
+} FlrStore;
+
+/* This backend's view of the store. */
+typedef struct FlrLocal
+{
+	FlrArena	arena;			/* first: its functions cast it back */
+	FlrStore   *store;
+	dsa_area   *area;
+	uint32		nslabs;			/* mapped slabs */
+	char	   *slabs[FLR_MAX_SLABS];
+} FlrLocal;
+
+extern FlrLocal flr_local;
+
+/* Shorthands. */
+#define flr_store		(flr_local.store)
+#define flr_arena		(&flr_local.arena)
+
+static inline FlrStripe *
+flr_stripe(uint32 stripe)
+{
+	return &flr_store->stripes[stripe].stripe;
+}
+
+static inline uint32
+flr_stripe_of(FlrHash subject)
+{
+	return (uint32) subject.lo % FLR_STRIPES;
+}
+
+static inline FlrEntry *
+flr_entry(FlrBlockId block)
+{
+	return (FlrEntry *) flr_block(flr_arena, block);
+}
+
+static inline FlrStats *
+flr_stats(FlrBlockId block)
+{
+	return (FlrStats *) flr_block(flr_arena, block);
+}
+
+/* Has another backend added slabs that are not mapped here? */
+static inline bool
+flr_store_is_mapped(void)
+{
+	return pg_atomic_read_u32(&flr_store->nslabs) == flr_local.nslabs;
+}
+
+extern int64 flr_clock(void);
+
+extern bool flr_store_attach(void);
+extern bool flr_store_map(void);
+extern bool flr_store_grow(void);
+
+extern void flr_stripe_lock(uint32 stripe);
+extern void flr_stripe_unlock(uint32 stripe);
+
+extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
+extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
+								  FlrBlockId stats,
+								  const char *key, int key_size,
+								  int64 now);
+extern int	flr_stripe_sweep(FlrStripe *stripe, uint32 nbuckets, int64 now,
+							 int64 *next_expiry);
+extern int	flr_entries_remove(FlrStripe *stripe,
+							   bool (*doomed) (const FlrEntry *entry,
+											   const void *arg),
+							   const void *arg);
+extern int64 flr_store_sweep(int64 now);
+extern void flr_entry_set_expiry(FlrEntry *entry, int64 expiry);
+extern void flr_entry_key(const FlrEntry *entry, char *text);
+
+extern void flr_stats_walk(void (*visit) (FlrStats *stats, void *arg),
+						   void *arg);
+extern FlrBlockId flr_stats_find(Oid relation, uint64 name_hash);
+
+#endif							/* FLR_STORE_H */

@@ -1,0 +1,54 @@
+/*-------------------------------------------------------------------------
+ *
+ * verdict.h
+ *	  The answer to a request: as fl_rate_verdict, as an error, as HTTP.
+ *
+ * Runs after all locks are released; may allocate and raise.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef FLR_VERDICT_H
+#define FLR_VERDICT_H
+
+#include "fmgr.h"
+
+#include "counters.h"
+
+/* A verdict, independent of where it comes from.  Strings may be NULL. */
+typedef struct FlrVerdict
+{
+	bool		allowed;
+	const char *reason;
+	bool		has_remaining;
+	int64		remaining;
+	bool		has_delay;
+	int64		delay;			/* microseconds */
+	bool		has_next;
+	TimestampTz next_valid_at;
+	bool		has_reset;
+	TimestampTz reset_at;
+	const char *scope;
+	const char *key;
+	const char *api;
+	const char *name;
+	int32		limit_id;		/* valid if name is not NULL */
+	bool		has_max;
+	int64		max_requests;
+	bool		has_period;
+	Interval	period;
+} FlrVerdict;
+
+extern void flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
+							 const FlrOutcome *outcome);
+extern Datum flr_verdict_datum(FunctionCallInfo fcinfo,
+							   const FlrVerdict *verdict);
+extern void flr_verdict_values(const FlrVerdict *verdict, Datum *values,
+							   bool *nulls);
+extern void flr_raise_refusal(const FlrVerdict *verdict);
+extern void flr_verdict_init(void);
+
+#define FLR_VERDICT_COLUMNS		13
+
+#endif							/* FLR_VERDICT_H */
