@@ -7,7 +7,8 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 
 REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 ISOLATION = $(sort $(patsubst test/isolation/specs/%.spec,%,$(wildcard test/isolation/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test/isolation --outputdir=output_iso
+REGRESS_OPTS = --load-extension=fliplet_ratelimit
+ISOLATION_OPTS = --inputdir=test/isolation --load-extension=fliplet_ratelimit
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
 
@@ -24,7 +25,7 @@ $(OBJS): $(wildcard src/*.h)
 
 # Formatting is checked, not argued.
 PG_BSD_INDENT ?= pg_bsd_indent
-INDENT_FILES = $(wildcard src/*.c src/*.h test/property/*.c test/property/*.h)
+INDENT_FILES = $(wildcard src/*.c src/*.h)
 
 .PHONY: format check-format
 format check-format:

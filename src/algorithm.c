@@ -539,7 +539,7 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 	{
 		int128		level = bucket_level_at(rule, state, now);
 		int128		drained = (int128) Max(slot - now, 0) *
-			rule->max_requests;
+		rule->max_requests;
 
 		*debt = (int128) cost * rule->period;
 		if (drained > level)

@@ -94,8 +94,8 @@ static TimestampTz
 window_start(const FlrCalendarArg *arg, int64 n)
 {
 	Timestamp	local = arg->months > 0 ?
-		add_months(arg->anchor, n * arg->months) :
-		arg->anchor + n * arg->days * USECS_PER_DAY;
+	add_months(arg->anchor, n * arg->months) :
+	arg->anchor + n * arg->days * USECS_PER_DAY;
 
 	return to_instant(local, arg->zone);
 }

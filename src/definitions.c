@@ -118,7 +118,7 @@ flr_definitions_open(Oid relation, bool wait)
 	for (int i = 0; i < NRELS; i++)
 	{
 		Oid			oid = i == REL_TABLE ? relation :
-			get_relname_relid(rel_names[i], schema);
+		get_relname_relid(rel_names[i], schema);
 
 		if (!OidIsValid(oid))
 			continue;

@@ -24,7 +24,7 @@ typedef struct FlrHash
 
 #define FLR_ROTL(x, b)	(((x) << (b)) | ((x) >> (64 - (b))))
 
-/* One round of SipHash on the state v0 … v3. */
+/* One round of SipHash on the state v0 to v3. */
 #define FLR_SIPROUND \
 	do { \
 		v0 += v1; v1 = FLR_ROTL(v1, 13); v1 ^= v0; v0 = FLR_ROTL(v0, 32); \

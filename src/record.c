@@ -59,7 +59,7 @@ get_run(const FlrArena *arena, const FlrState *state, FlrBlockId block,
 	if (is_wide(state))
 	{
 		const FlrWideRun *run = chain ? &chain->runs.wide[place] :
-			&state->runs.wide[place];
+		&state->runs.wide[place];
 
 		*time = run->time;
 		*cost = run->cost;
@@ -67,7 +67,7 @@ get_run(const FlrArena *arena, const FlrState *state, FlrBlockId block,
 	else
 	{
 		const FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
-			&state->runs.narrow[place];
+		&state->runs.narrow[place];
 
 		*time = state->base + run->offset;
 		*cost = run->cost;
@@ -84,7 +84,7 @@ put_run(const FlrArena *arena, FlrState *state, FlrBlockId block,
 	if (is_wide(state))
 	{
 		FlrWideRun *run = chain ? &chain->runs.wide[place] :
-			&state->runs.wide[place];
+		&state->runs.wide[place];
 
 		run->time = time;
 		run->cost = cost;
@@ -92,7 +92,7 @@ put_run(const FlrArena *arena, FlrState *state, FlrBlockId block,
 	else
 	{
 		FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
-			&state->runs.narrow[place];
+		&state->runs.narrow[place];
 
 		Assert(time >= state->base && time - state->base < NARROW_LIMIT);
 		Assert(cost < NARROW_LIMIT);

@@ -20,7 +20,7 @@
 
 /* The bytes of a text value, which must not be toasted. */
 FlrText
-flr_text_of(text *value)
+flr_text_of(text * value)
 {
 	FlrText		result;
 

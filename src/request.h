@@ -25,7 +25,7 @@ typedef enum FlrSignature
 /* Room for a bigint as text. */
 #define FLR_BIGINT_SIZE		24
 
-extern FlrText flr_text_of(text *value);
+extern FlrText flr_text_of(text * value);
 extern FlrText flr_text_arg(FunctionCallInfo fcinfo, int number,
 							const char *name);
 extern void flr_check_key(FlrText key);

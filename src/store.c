@@ -283,7 +283,7 @@ grow_step(void)
 		if (size >= MIN_SLAB)
 		{
 			size_t		committed = store->committed + size +
-				SEGMENT_OVERHEAD(size);
+			SEGMENT_OVERHEAD(size);
 
 			dsa_set_size_limit(flr_local.area, committed);
 			done = add_slab(size);

@@ -116,7 +116,7 @@ static int64
 find_cost(const TriggerData *trigdata)
 {
 	Tuplestorestate *rows = trigdata->tg_newtable ? trigdata->tg_newtable :
-		trigdata->tg_oldtable;
+	trigdata->tg_oldtable;
 	bool		by_rows = trigdata->tg_trigger->tgnargs == 4;
 
 	if (by_rows &&
@@ -131,7 +131,7 @@ find_cost(const TriggerData *trigdata)
 	if (rows == NULL)
 	{
 		if (by_rows)
-			bad_trigger(trigdata, "'rows' needs a trigger AFTER the statement with a transition table (REFERENCING NEW TABLE AS … or OLD TABLE AS …).");
+			bad_trigger(trigdata, "'rows' needs a trigger AFTER the statement with a transition table (REFERENCING NEW TABLE AS ... or OLD TABLE AS ...).");
 		return 1;
 	}
 	return by_rows ? tuplestore_tuple_count(rows) :

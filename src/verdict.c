@@ -322,7 +322,7 @@ headers_of(const FlrVerdict *verdict)
 		if (verdict->has_period)
 		{
 			int64		seconds =
-				round_up(flr_interval_usecs(&verdict->period), USECS_PER_SEC);
+			round_up(flr_interval_usecs(&verdict->period), USECS_PER_SEC);
 
 			appendStringInfo(&value, ";w=" INT64_FORMAT, Max(seconds, 1));
 		}

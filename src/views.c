@@ -135,8 +135,8 @@ fl_rate_explain(PG_FUNCTION_ARGS)
 		const FlrCandidate *candidate = &candidates[i];
 		const FlrLimit *limit = candidate->limit;
 		bool		applies = candidate->why == FLR_WHY_APPLIES ||
-			candidate->why == FLR_WHY_UNLIMITED ||
-			candidate->why == FLR_WHY_SHADOW;
+		candidate->why == FLR_WHY_UNLIMITED ||
+		candidate->why == FLR_WHY_SHADOW;
 		Datum		values[11] = {0};
 		bool		nulls[11] = {0};
 		FlrLook		look;
