@@ -37,15 +37,6 @@
 
 #define NARROW_PERIOD	(INT64CONST(1) << 31)
 
-/* Largest multiple of step that is not above t, also for negative t. */
-static inline int64
-floor_to(int64 t, int64 step)
-{
-	int64		rest = t % step;
-
-	return t - (rest < 0 ? rest + step : rest);
-}
-
 /* a + b, or FLR_NEVER when that is out of range */
 static inline int64
 later(int64 a, int128 b)
@@ -122,6 +113,8 @@ sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 		FlrCursor	cursor;
 		uint64		sum = state->total;
 
+		if (rule->retention == rule->period)
+			return (int64) sum; /* flr_advance() has dropped the rest */
 		for (flr_record_start(&cursor, arena, state);
 			 cursor.left > 0 && cursor.time <= from - rule->period;
 			 flr_record_next(&cursor))
@@ -270,7 +263,7 @@ fixed_window(const FlrRule *rule, int64 t, int64 *start, int64 *end)
 		rule->calendar(rule, t, start, end);
 	else
 	{
-		*start = rule->anchor + floor_to(t - rule->anchor, rule->period);
+		*start = rule->anchor + flr_floor_to(t - rule->anchor, rule->period);
 		*end = *start + rule->period;
 	}
 }
@@ -305,7 +298,6 @@ flr_state_init(FlrState *state)
 void
 flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
 {
-	FlrCursor	cursor;
 	int64		horizon = now - rule->retention;
 	int64		start = FLR_NEVER;
 	int64		end;
@@ -320,10 +312,11 @@ flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
 		return;
 	if (rule->algorithm == FLR_FIXED_WINDOW)
 		fixed_window(rule, now, &start, &end);
-	for (;;)
+	while (state->nruns > 0)
 	{
-		flr_record_start(&cursor, arena, state);
-		if (cursor.left == 0 || cursor.time > horizon || cursor.time >= start)
+		int64		time = flr_record_first_time(arena, state);
+
+		if (time > horizon || time >= start)
 			break;
 		flr_record_pop(arena, state);
 	}
@@ -550,12 +543,58 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 	}
 
 	time = record_time(rule, slot);
-	if (rule->algorithm == FLR_SLIDING_WINDOW &&
-		state->nruns >= FLR_EXACT_RUNS && rule->period > FLR_EXACT_RUNS)
-		not_before = floor_to(time, rule->period / FLR_EXACT_RUNS);
+	if (rule->algorithm == FLR_SLIDING_WINDOW)
+	{
+		int64		step = state->nruns >= FLR_EXACT_RUNS ?
+		rule->period / FLR_EXACT_RUNS : 0;
+
+		if (flr_record_append(arena, state, time, cost, step))
+			return true;
+		if (step > 0)
+			not_before = flr_floor_to(time, step);
+	}
 	return flr_record_add(arena, state, time, cost, wants_wide(rule),
 						  not_before) ||
 		(merge && flr_record_merge(arena, state, time, cost));
+}
+
+/*
+ * The usual request in one step: flr_advance(), flr_available(), and if the
+ * cost fits now, flr_spend().  False, and nothing is spent, if it does not fit
+ * or there is no memory; else *remaining is what is available afterwards.
+ */
+bool
+flr_take(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
+		 int64 cost, int64 *remaining)
+{
+	int64		available;
+	FlrDebt		debt;
+
+	flr_advance(arena, rule, state, now);
+	if (rule->algorithm == FLR_SLIDING_WINDOW &&
+		rule->retention == rule->period && state->nruns > 0 &&
+		flr_record_last_time(arena, state) <= now)
+	{
+		/* no reservations, and flr_advance() has dropped what is over */
+		available = rule->max_requests - (int64) state->total;
+		if (cost > available)
+			return false;
+		if (flr_record_append(arena, state, now, cost,
+							  state->nruns >= FLR_EXACT_RUNS ?
+							  rule->period / FLR_EXACT_RUNS : 0))
+		{
+			*remaining = available - cost;
+			return true;
+		}
+	}
+	else
+	{
+		available = flr_available(arena, rule, state, now);
+		if (cost > available)
+			return false;
+	}
+	*remaining = available - cost;
+	return flr_spend(arena, rule, state, now, now, cost, false, &debt);
 }
 
 /*

@@ -92,6 +92,8 @@ extern bool flr_reserve_room(FlrArena *arena, const FlrRule *rule,
 extern bool flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state,
 					  int64 now, int64 slot, int64 cost, bool merge,
 					  FlrDebt *debt);
+extern bool flr_take(FlrArena *arena, const FlrRule *rule, FlrState *state,
+					 int64 now, int64 cost, int64 *remaining);
 extern bool flr_can_merge(FlrArena *arena, const FlrRule *rule,
 						  const FlrState *state, int64 slot, int64 cost);
 extern int64 flr_refund(FlrArena *arena, const FlrRule *rule,

@@ -260,7 +260,7 @@ batch_text(const BatchArray *array, int i, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not contain nulls", name)));
-	return flr_text_of(DatumGetTextPP(array->elements[i]));
+	return flr_text_of(array->elements[i]);
 }
 
 /* The arrays of a batch. */

@@ -156,7 +156,36 @@ lock_stripes(const Job *job)
  * ------------------------------------------------------------------------
  */
 
-/* Find the counters and bring them up to now. */
+/* Find a target's counter, and see that now is not before its last request. */
+static inline void
+find_counter(Job *job, Target *target)
+{
+	target->entry = flr_entry_find(flr_stripe(flr_stripe_of(target->id.subject)),
+								   &target->id);
+	if (target->entry == NULL)
+		target->state = &empty_state;
+	else
+	{
+		/* another processor may have read the clock a moment later */
+		job->now = Max(job->now, target->entry->last_request);
+		target->state = &target->entry->state;
+	}
+}
+
+/* Bring a target's counter up to now, and judge the cost by it. */
+static inline void
+judge_counter(const Job *job, Target *target)
+{
+	target->now = job->now + target->offset;
+	if (target->entry != NULL)
+		flr_advance(flr_arena, target->rule, &target->entry->state,
+					target->now);
+	target->available = flr_available(flr_arena, target->rule, target->state,
+									  target->now);
+	target->fits = job->request->cost <= target->available;
+}
+
+/* Find all counters and judge the cost by them. */
 static void
 resolve(Job *job)
 {
@@ -174,29 +203,10 @@ resolve(Job *job)
 				wall_offset = GetCurrentTimestamp() - job->now;
 			target->offset = wall_offset;
 		}
-		target->entry = flr_entry_find(flr_stripe(flr_stripe_of(target->id.subject)),
-									   &target->id);
-		if (target->entry != NULL)
-		{
-			/* another backend may have read the clock a moment later */
-			job->now = Max(job->now, target->entry->last_request);
-			target->state = &target->entry->state;
-		}
-		else
-			target->state = &empty_state;
+		find_counter(job, target);
 	}
 	for (int i = 0; i < job->n; i++)
-	{
-		Target	   *target = &job->targets[i];
-
-		target->now = job->now + target->offset;
-		if (target->entry != NULL)
-			flr_advance(flr_arena, target->rule, &target->entry->state,
-						target->now);
-		target->available = flr_available(flr_arena, target->rule,
-										  target->state, target->now);
-		target->fits = job->request->cost <= target->available;
-	}
+		judge_counter(job, &job->targets[i]);
 }
 
 /* The first instant at which all limits but the shadows grant the request. */
@@ -342,6 +352,15 @@ count_refusal(const Job *job, Target *target)
 	target->entry->limit_id = target->limit->limit_id;
 }
 
+/* Microseconds until more is available than now. */
+static inline int64
+time_to_reset(const FlrRule *rule, const FlrState *state, int64 now)
+{
+	int64		reset = flr_reset_at(flr_arena, rule, state, now);
+
+	return reset == FLR_NEVER ? FLR_NEVER : reset - now;
+}
+
 /* Describe the refusal, and count it unless this is only a peek. */
 static void
 refuse(Job *job, int64 wait, FlrOutcome *outcome)
@@ -382,10 +401,8 @@ refuse(Job *job, int64 wait, FlrOutcome *outcome)
 	outcome->pair = decider->pair_number;
 	outcome->remaining = decider->available;
 	outcome->wait = wait;
-	outcome->reset = flr_reset_at(flr_arena, decider->rule, decider->state,
-								  decider->now);
-	if (outcome->reset != FLR_NEVER)
-		outcome->reset -= decider->now;
+	outcome->reset = time_to_reset(decider->rule, decider->state,
+								   decider->now);
 }
 
 /* Describe that the store is full. */
@@ -402,31 +419,39 @@ store_full(Job *job, const Target *target, FlrOutcome *outcome)
 	outcome->now = job->now;
 }
 
-/* The request has been granted: record it for one limit. */
-static void
-count_grant(const Job *job, Target *target)
+/* Note in an entry and in the statistics that a request was granted. */
+static inline void
+note_grant(FlrEntry *entry, const FlrLimit *limit, int64 now, int64 expiry,
+		   bool delayed)
 {
-	FlrEntry   *entry = target->entry;
-	FlrStats   *stats = stats_of(target);
-	bool		delayed = job->slot > job->now && !target->fits;
-	int64		expiry = flr_expiry(flr_arena, target->rule, target->state);
-
-	expiry = expiry == FLR_NEVER ? expiry : expiry - target->offset;
-	if (entry->granted == 0)
+	if (unlikely(entry->granted == 0))
 		flr_entry_set_expiry(entry, Max(entry->expiry, expiry));
 	else if (expiry > entry->expiry)
 		entry->expiry = expiry;
 	entry->granted++;
 	entry->delayed += delayed;
-	entry->last_request = job->now;
-	entry->limit_id = target->limit->limit_id;
-	if (stats != NULL)
+	entry->last_request = now;
+	entry->limit_id = limit->limit_id;
+	if (limit->stats != 0)
 	{
+		FlrStats   *stats = flr_stats(limit->stats);
+
 		pg_atomic_fetch_add_u64(&stats->granted, 1);
 		if (delayed)
 			pg_atomic_fetch_add_u64(&stats->delayed, 1);
-		pg_atomic_write_u64(&stats->last_checked, job->now);
+		pg_atomic_write_u64(&stats->last_checked, now);
 	}
+}
+
+/* The request has been granted: record it for one limit. */
+static void
+count_grant(const Job *job, Target *target)
+{
+	int64		expiry = flr_expiry(flr_arena, target->rule, target->state);
+
+	note_grant(target->entry, target->limit, job->now,
+			   expiry == FLR_NEVER ? expiry : expiry - target->offset,
+			   job->slot > job->now && !target->fits);
 }
 
 /* Remember one part of a reservation. */
@@ -546,10 +571,8 @@ grant(const Job *job, bool spent, FlrOutcome *outcome)
 	outcome->remaining = least;
 	if (job->mode == FLR_MODE_CHECK)
 		return;
-	outcome->reset = flr_reset_at(flr_arena, decider->rule, decider->state,
-								  decider->now);
-	if (outcome->reset != FLR_NEVER)
-		outcome->reset -= decider->now;
+	outcome->reset = time_to_reset(decider->rule, decider->state,
+								   decider->now);
 }
 
 /* Take a place among the sleepers; false if there are enough of them. */
@@ -618,8 +641,27 @@ decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
  * ------------------------------------------------------------------------
  */
 
+/* Make the next target of a job from limit number i of its request. */
+static inline void
+add_target(Job *job, int i)
+{
+	const FlrLimitSet *set = &job->request->set;
+	Target	   *target = &job->targets[job->n++];
+
+	target->limit = set->limits[i];
+	target->rule = &target->limit->rule;
+	target->pair_number = set->pairs[i];
+	target->pair = &job->request->pairs[set->pairs[i]];
+	target->shadow = target->limit->on_limit == FLR_ON_LIMIT_COUNT;
+	target->id.subject = target->pair->subject;
+	target->id.identity = target->limit->identity;
+	target->id.database = MyDatabaseId;
+	target->id.relation = flr_limits_relation();
+	job->nreal += !target->shadow;
+}
+
 /* Turn the limits of a request into targets, shadows last. */
-static void
+static inline void
 set_targets(Job *job, const FlrRequest *request)
 {
 	const FlrLimitSet *set = &request->set;
@@ -627,27 +669,19 @@ set_targets(Job *job, const FlrRequest *request)
 	job->request = request;
 	job->n = 0;
 	job->nreal = 0;
-	for (int pass = 0; pass < 2; pass++)
-		for (int i = 0; i < set->n; i++)
-		{
-			FlrLimit   *limit = set->limits[i];
-			bool		shadow = limit->on_limit == FLR_ON_LIMIT_COUNT;
-			Target	   *target;
-
-			if (shadow != (pass == 1))
-				continue;
-			target = &job->targets[job->n++];
-			job->nreal += !shadow;
-			target->limit = limit;
-			target->rule = &limit->rule;
-			target->pair_number = set->pairs[i];
-			target->pair = &request->pairs[set->pairs[i]];
-			target->shadow = shadow;
-			target->id.subject = target->pair->subject;
-			target->id.identity = limit->identity;
-			target->id.database = MyDatabaseId;
-			target->id.relation = flr_limits_relation();
-		}
+	if (set->n == 1)
+	{
+		add_target(job, 0);
+		job->nstripes = 1;
+		job->stripes[0] = flr_stripe_of(job->targets[0].id.subject);
+		return;
+	}
+	for (int i = 0; i < set->n; i++)
+		if (set->limits[i]->on_limit != FLR_ON_LIMIT_COUNT)
+			add_target(job, i);
+	for (int i = 0; i < set->n; i++)
+		if (set->limits[i]->on_limit == FLR_ON_LIMIT_COUNT)
+			add_target(job, i);
 	note_stripes(job);
 }
 
@@ -682,6 +716,57 @@ no_memory(Job *job, FlrOutcome *outcome)
 }
 
 /*
+ * The usual request: one limit that grants now, whose counter exists and has
+ * room.  Does what decide() does, without its loops; false, and nothing is
+ * done, when the request turns out to be another one.
+ */
+static bool
+spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
+{
+	const FlrLimit *limit = request->set.limits[0];
+	const FlrRule *rule = &limit->rule;
+	FlrEntryId	id;
+	FlrEntry   *entry;
+	uint32		stripe;
+	int64		now;
+	int64		expiry;
+	bool		done = false;
+
+	id.subject = request->pairs[request->set.pairs[0]].subject;
+	id.identity = limit->identity;
+	id.database = MyDatabaseId;
+	id.relation = flr_limits_relation();
+	stripe = flr_stripe_of(id.subject);
+
+	flr_stripe_lock(stripe);
+	if (flr_store_is_mapped() &&
+		(entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL)
+	{
+		now = Max(flr_clock(), entry->last_request);
+		if (flr_take(flr_arena, rule, &entry->state, now, request->cost,
+					 &outcome->remaining))
+		{
+			expiry = rule->algorithm == FLR_SLIDING_WINDOW ?
+				now + rule->retention :
+				flr_expiry(flr_arena, rule, &entry->state);
+			note_grant(entry, limit, now, expiry, false);
+			outcome->allowed = true;
+			outcome->reason = FLR_REASON_OK;
+			outcome->limit = limit;
+			outcome->pair = request->set.pairs[0];
+			outcome->delay = 0;
+			outcome->wait = 0;
+			outcome->now = now;
+			if (mode != FLR_MODE_CHECK)
+				outcome->reset = time_to_reset(rule, &entry->state, now);
+			done = true;
+		}
+	}
+	flr_stripe_unlock(stripe);
+	return done;
+}
+
+/*
  * Judge a request by its limits, and spend unless mode says otherwise.
  *
  * max_wait (microseconds) bounds FLR_MODE_WAIT.  A reservation, which only
@@ -695,6 +780,14 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 {
 	Job			job;
 	bool		swept = false;
+
+	if (likely(request->set.n == 1) &&
+		(mode == FLR_MODE_CHECK || mode == FLR_MODE_TRY) &&
+		request->set.limits[0]->on_limit != FLR_ON_LIMIT_COUNT &&
+		request->set.limits[0]->rule.algorithm != FLR_FIXED_WINDOW &&
+		request->set.limits[0]->stats != 0 && flr_local.attached &&
+		spend_one(request, mode, outcome))
+		return;
 
 	outcome->allowed = true;
 	outcome->reason = request->set.unlimited ? FLR_REASON_UNLIMITED :
@@ -726,7 +819,6 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 		return;
 	}
 	set_stats(&job);
-
 	for (int attempt = 0;; attempt++)
 	{
 		Status		status;

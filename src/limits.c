@@ -60,12 +60,13 @@ typedef struct Scope
 /* The limits of a scope, an api and a plan, without rows for a single key. */
 typedef struct Choice
 {
-	char	   *scope_name;
-	char	   *api;
-	char	   *plan;			/* or NULL */
+	FlrText		scope_name;
+	FlrText		api;
+	FlrText		plan;			/* data is NULL: none */
 	Scope	   *scope;
 	TimestampTz until;			/* a date in one of the rows is reached */
 	int			n;
+	bool		exempts;		/* some of the limits are unlimited */
 	FlrLimit   *limits[FLR_MAX_LIMITS];
 	struct Choice *next;
 } Choice;
@@ -95,6 +96,16 @@ typedef struct Copy
 static Copy *copy = NULL;
 static bool copy_is_valid = false;
 static Choice *last_choice = NULL;
+
+/* The last short key and its hash: loops and row triggers ask for it again. */
+#define MEMO_SIZE	32
+static struct
+{
+	FlrHash		secret;			/* of the scope */
+	int			size;			/* 0: none */
+	char		key[MEMO_SIZE];
+	FlrHash		subject;
+}			memo;
 
 /* Which table belongs to which function: a few, found again by remainder. */
 #define FUNCTION_SLOTS	64
@@ -194,7 +205,18 @@ add_scope(Copy *c, const char *name)
 static inline FlrHash
 subject_of(const Scope *scope, FlrText key)
 {
-	return flr_siphash(scope->secret, key.data, key.size);
+	if (key.size > MEMO_SIZE || key.size == 0)
+		return flr_siphash(scope->secret, key.data, key.size);
+	if (memo.size != key.size || memo.secret.lo != scope->secret.lo ||
+		memo.secret.hi != scope->secret.hi ||
+		memcmp(memo.key, key.data, key.size) != 0)
+	{
+		memo.subject = flr_siphash(scope->secret, key.data, key.size);
+		memo.secret = scope->secret;
+		memo.size = key.size;
+		memcpy(memo.key, key.data, key.size);
+	}
+	return memo.subject;
 }
 
 /* By what shared memory knows a limit's counters under some algorithm. */
@@ -640,13 +662,38 @@ choice_head(FlrText scope, FlrText api, FlrText plan)
 	return &copy->choices[hash % CHOICE_HEADS];
 }
 
+/* Are these the same bytes?  No plan and an empty one count as the same. */
+static inline bool
+same_text(FlrText a, FlrText b)
+{
+	return a.size == b.size &&
+		(a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
+}
+
+/* Copy a text into the memory of the choices. */
+static FlrText
+copy_text(FlrText text)
+{
+	FlrText		result = {NULL, text.size};
+
+	if (text.data != NULL)
+	{
+		char	   *data = MemoryContextAlloc(copy->choices_context,
+											  text.size + 1);
+
+		memcpy(data, text.data, text.size);
+		result.data = data;
+	}
+	return result;
+}
+
 /* Is this the choice for these three? */
 static inline bool
 choice_is_for(const Choice *choice, FlrText scope, FlrText api, FlrText plan)
 {
-	return equals(choice->api, api) && equals(choice->scope_name, scope) &&
-		(plan.data == NULL ? choice->plan == NULL :
-		 (choice->plan != NULL && equals(choice->plan, plan)));
+	return same_text(choice->api, api) &&
+		same_text(choice->scope_name, scope) &&
+		same_text(choice->plan, plan);
 }
 
 /* Choose among the rows that are not for a single key. */
@@ -661,6 +708,9 @@ choose(Choice *choice, FlrText api, FlrText plan)
 		if (about(limit, api) &&
 			in_force(limit, plan, now, &choice->until) == FLR_WHY_APPLIES)
 			compete(choice->limits, &choice->n, limit);
+	choice->exempts = false;
+	for (int i = 0; i < choice->n; i++)
+		choice->exempts |= choice->limits[i]->unlimited;
 }
 
 /* Raise an error unless this argument can be a scope, an api or a plan. */
@@ -681,20 +731,18 @@ check_name(FlrText text, const char *what)
 						   FLR_MAX_NAME)));
 }
 
-/* Find or make a choice; NULL when the scope is unknown and that is fine. */
+/* find_choice() when the last choice is not the one. */
 static Choice *
-find_choice(FlrText scope_name, FlrText api, FlrText plan)
+search_choice(FlrText scope_name, FlrText api, FlrText plan)
 {
 	Choice	  **head;
-	Choice	   *choice = last_choice;
+	Choice	   *choice;
 	Scope	   *scope;
 
-	if (choice != NULL && choice_is_for(choice, scope_name, api, plan))
-		goto found;
 	for (choice = *choice_head(scope_name, api, plan); choice != NULL;
 		 choice = choice->next)
 		if (choice_is_for(choice, scope_name, api, plan))
-			goto found;
+			return choice;
 
 	check_name(scope_name, "scope");
 	check_name(api, "api");
@@ -712,20 +760,29 @@ find_choice(FlrText scope_name, FlrText api, FlrText plan)
 		flr_limits_forget_choices();
 	choice = MemoryContextAllocZero(copy->choices_context, sizeof(Choice));
 	choice->scope = scope;
-	choice->scope_name = MemoryContextStrdup(copy->choices_context,
-											 scope->name);
-	choice->api = MemoryContextStrdup(copy->choices_context,
-									  pnstrdup(api.data, api.size));
-	if (plan.data != NULL)
-		choice->plan = MemoryContextStrdup(copy->choices_context,
-										   pnstrdup(plan.data, plan.size));
+	choice->scope_name = copy_text(scope_name);
+	choice->api = copy_text(api);
+	choice->plan = copy_text(plan);
 	choose(choice, api, plan);
 	head = choice_head(scope_name, api, plan);
 	choice->next = *head;
 	*head = choice;
 	copy->nchoices++;
+	return choice;
+}
 
-found:
+/* Find or make a choice; NULL when the scope is unknown and that is fine. */
+static inline Choice *
+find_choice(FlrText scope_name, FlrText api, FlrText plan)
+{
+	Choice	   *choice = last_choice;
+
+	if (choice == NULL || !choice_is_for(choice, scope_name, api, plan))
+	{
+		choice = search_choice(scope_name, api, plan);
+		if (choice == NULL)
+			return NULL;
+	}
 	if (choice->until != PG_INT64_MAX &&
 		choice->until <= GetCurrentTimestamp())
 		choose(choice, api, plan);
@@ -753,6 +810,16 @@ flr_limits_find(FlrText scope, FlrText key, FlrText api, FlrText plan,
 	subject = subject_of(choice->scope, key);
 	limits = choice->limits;
 	n = choice->n;
+	if (likely(!choice->scope->keyed && !choice->exempts &&
+			   n <= FLR_MAX_LIMITS - set->n))
+	{
+		for (int i = 0; i < n; i++)
+		{
+			set->pairs[set->n] = pair;
+			set->limits[set->n++] = limits[i];
+		}
+		return subject;
+	}
 	rows = key_rows(choice->scope, key, subject);
 	if (rows != NULL)
 	{

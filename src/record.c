@@ -22,85 +22,6 @@
 
 #include "record.h"
 
-#define NARROW_LIMIT	(INT64CONST(1) << 32)
-
-/* Are this state's runs wide? */
-static inline bool
-is_wide(const FlrState *state)
-{
-	return (state->flags & FLR_STATE_WIDE) != 0;
-}
-
-/* How many runs a block (0: the state itself) has room for. */
-static inline uint32
-places_in(const FlrState *state, FlrBlockId block)
-{
-	if (block == 0)
-		return is_wide(state) ? FLR_INLINE_WIDE : FLR_INLINE_NARROW;
-	return is_wide(state) ? FLR_CHAIN_WIDE : FLR_CHAIN_NARROW;
-}
-
-/* The block that follows a block (0: the state itself), or 0. */
-static inline FlrBlockId
-block_after(const FlrArena *arena, const FlrState *state, FlrBlockId block)
-{
-	if (block == 0)
-		return state->first;
-	return ((FlrChain *) flr_block(arena, block))->next;
-}
-
-/* Read the run at a place. */
-static inline void
-get_run(const FlrArena *arena, const FlrState *state, FlrBlockId block,
-		uint32 place, int64 *time, int64 *cost)
-{
-	const FlrChain *chain = block ? flr_block(arena, block) : NULL;
-
-	if (is_wide(state))
-	{
-		const FlrWideRun *run = chain ? &chain->runs.wide[place] :
-		&state->runs.wide[place];
-
-		*time = run->time;
-		*cost = run->cost;
-	}
-	else
-	{
-		const FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
-		&state->runs.narrow[place];
-
-		*time = state->base + run->offset;
-		*cost = run->cost;
-	}
-}
-
-/* Write the run at a place.  The caller knows that it fits. */
-static inline void
-put_run(const FlrArena *arena, FlrState *state, FlrBlockId block,
-		uint32 place, int64 time, int64 cost)
-{
-	FlrChain   *chain = block ? flr_block(arena, block) : NULL;
-
-	if (is_wide(state))
-	{
-		FlrWideRun *run = chain ? &chain->runs.wide[place] :
-		&state->runs.wide[place];
-
-		run->time = time;
-		run->cost = cost;
-	}
-	else
-	{
-		FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
-		&state->runs.narrow[place];
-
-		Assert(time >= state->base && time - state->base < NARROW_LIMIT);
-		Assert(cost < NARROW_LIMIT);
-		run->offset = (uint32) (time - state->base);
-		run->cost = (uint32) cost;
-	}
-}
-
 /* Make an empty record of uninitialized memory. */
 void
 flr_record_init(FlrState *state)
@@ -129,8 +50,8 @@ static inline void
 cursor_load(FlrCursor *cursor)
 {
 	if (cursor->left > 0)
-		get_run(cursor->arena, cursor->state, cursor->block, cursor->place,
-				&cursor->time, &cursor->cost);
+		flr_get_run(cursor->arena, cursor->state, cursor->block, cursor->place,
+					&cursor->time, &cursor->cost);
 }
 
 /* Put a cursor on the first run. */
@@ -152,25 +73,13 @@ flr_record_next(FlrCursor *cursor)
 {
 	Assert(cursor->left > 0);
 	cursor->left--;
-	if (++cursor->place >= places_in(cursor->state, cursor->block))
+	if (++cursor->place >= flr_places_in(cursor->state, cursor->block))
 	{
-		cursor->block = block_after(cursor->arena, cursor->state,
-									cursor->block);
+		cursor->block = flr_block_after(cursor->arena, cursor->state,
+										cursor->block);
 		cursor->place = 0;
 	}
 	cursor_load(cursor);
-}
-
-/* The time of the last run of a record that has one. */
-int64
-flr_record_last_time(const FlrArena *arena, const FlrState *state)
-{
-	int64		time;
-	int64		cost;
-
-	Assert(state->nruns > 0);
-	get_run(arena, state, state->last, state->tail - 1, &time, &cost);
-	return time;
 }
 
 /* Drop the first run of a record that has one. */
@@ -187,7 +96,7 @@ flr_record_pop(FlrArena *arena, FlrState *state)
 		return;
 	}
 	state->total -= (uint64) cursor.cost;
-	if (++state->head < places_in(state, cursor.block))
+	if (++state->head < flr_places_in(state, cursor.block))
 		return;
 
 	/* that was the last run of its block */
@@ -196,7 +105,7 @@ flr_record_pop(FlrArena *arena, FlrState *state)
 		state->flags |= FLR_STATE_CHAINED;
 	else
 	{
-		state->first = block_after(arena, state, cursor.block);
+		state->first = flr_block_after(arena, state, cursor.block);
 		arena->give(arena, cursor.block);
 	}
 }
@@ -224,8 +133,8 @@ rewrite(FlrArena *arena, FlrState *state, int64 base, bool wide)
 			 flr_record_next(&cursor))
 		{
 			state->base = base;
-			put_run(arena, state, cursor.block, cursor.place,
-					cursor.time, cursor.cost);
+			flr_put_run(arena, state, cursor.block, cursor.place,
+						cursor.time, cursor.cost);
 			state->base = old_base;
 		}
 		state->base = base;
@@ -259,18 +168,18 @@ make_fit(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 	int64		low;
 	int64		high;
 
-	if (is_wide(state))
+	if (flr_is_wide(state))
 		return true;
-	if (cost >= NARROW_LIMIT - more_at)
+	if (cost >= FLR_NARROW_LIMIT - more_at)
 		return rewrite(arena, state, 0, true);
-	if (time >= state->base && time - state->base < NARROW_LIMIT)
+	if (time >= state->base && time - state->base < FLR_NARROW_LIMIT)
 		return true;
 
 	/* out of reach of the base: move it if the whole span allows that */
 	flr_record_start(&cursor, arena, state);
 	low = Min(cursor.time, time);
 	high = Max(flr_record_last_time(arena, state), time);
-	return rewrite(arena, state, low, high - low >= NARROW_LIMIT);
+	return rewrite(arena, state, low, high - low >= FLR_NARROW_LIMIT);
 }
 
 /* Make sure that the last block, or its successor, has an empty place. */
@@ -280,8 +189,8 @@ make_room(FlrArena *arena, FlrState *state)
 	FlrBlockId	last = state->last;
 	FlrBlockId	fresh;
 
-	if (state->tail < places_in(state, last) ||
-		block_after(arena, state, last) != 0)
+	if (state->tail < flr_places_in(state, last) ||
+		flr_block_after(arena, state, last) != 0)
 		return true;
 	fresh = arena->take(arena);
 	if (fresh == 0)
@@ -300,70 +209,8 @@ set_kind(FlrState *state, int64 time, int64 cost, bool wide)
 {
 	Assert(state->nruns == 0);
 	state->base = time;
-	if (wide || cost >= NARROW_LIMIT)
+	if (wide || cost >= FLR_NARROW_LIMIT)
 		state->flags |= FLR_STATE_WIDE;
-}
-
-/*
- * See to it that flr_record_add() of the same time and cost cannot fail.
- * False when there is no memory for that; the record is as it was.
- */
-bool
-flr_record_reserve(FlrArena *arena, FlrState *state, int64 time, int64 cost,
-				   bool wide)
-{
-	FlrCursor	cursor;
-	int64		more_at = 0;
-
-	if (state->nruns == 0)
-	{
-		state->flags &= ~FLR_STATE_WIDE;
-		set_kind(state, time, cost, wide);
-		return true;
-	}
-	if (time <= flr_record_last_time(arena, state))
-		for (flr_record_start(&cursor, arena, state);
-			 cursor.left > 0 && cursor.time <= time;
-			 flr_record_next(&cursor))
-			more_at = cursor.cost;
-	return make_fit(arena, state, time, cost, more_at) &&
-		make_room(arena, state);
-}
-
-/* Append a run behind the last one.  There must be room, and it must fit. */
-static void
-append(FlrArena *arena, FlrState *state, int64 time, int64 cost)
-{
-	FlrBlockId	last = state->last;
-
-	if (state->tail == places_in(state, last))
-	{
-		last = block_after(arena, state, last);
-		state->last = last;
-		state->tail = 0;
-	}
-	put_run(arena, state, last, state->tail, time, cost);
-	state->tail++;
-	state->nruns++;
-}
-
-/*
- * Add cost to the run under the cursor and move it to time, which lies
- * between it and the next run.  False when that does not fit.
- */
-static bool
-extend(FlrCursor *cursor, int64 time, int64 cost)
-{
-	FlrState   *state = cursor->state;
-
-	if (is_wide(state) ? cost > PG_INT64_MAX - cursor->cost :
-		(cost >= NARROW_LIMIT - cursor->cost ||
-		 time < state->base || time - state->base >= NARROW_LIMIT))
-		return false;
-	put_run(cursor->arena, state, cursor->block, cursor->place, time,
-			cursor->cost + cost);
-	state->total += (uint64) cost;
-	return true;
 }
 
 /*
@@ -390,6 +237,66 @@ find_at_or_before(FlrCursor *found, const FlrArena *arena,
 	for (flr_record_start(&cursor, arena, state);
 		 cursor.left > 0 && cursor.time <= time; flr_record_next(&cursor))
 		*found = cursor;
+}
+
+/*
+ * See to it that flr_record_add() of the same time and cost cannot fail.
+ * False when there is no memory for that; the record is as it was.
+ */
+bool
+flr_record_reserve(FlrArena *arena, FlrState *state, int64 time, int64 cost,
+				   bool wide)
+{
+	FlrCursor	cursor;
+	int64		more_at = 0;
+
+	if (state->nruns == 0)
+	{
+		state->flags &= ~FLR_STATE_WIDE;
+		set_kind(state, time, cost, wide);
+		return true;
+	}
+	find_at_or_before(&cursor, arena, state, time);
+	if (cursor.left > 0 && cursor.time == time)
+		more_at = cursor.cost;
+	return make_fit(arena, state, time, cost, more_at) &&
+		make_room(arena, state);
+}
+
+/* Append a run behind the last one.  There must be room, and it must fit. */
+static void
+append(FlrArena *arena, FlrState *state, int64 time, int64 cost)
+{
+	FlrBlockId	last = state->last;
+
+	if (state->tail == flr_places_in(state, last))
+	{
+		last = flr_block_after(arena, state, last);
+		state->last = last;
+		state->tail = 0;
+	}
+	flr_put_run(arena, state, last, state->tail, time, cost);
+	state->tail++;
+	state->nruns++;
+}
+
+/*
+ * Add cost to the run under the cursor and move it to time, which lies
+ * between it and the next run.  False when that does not fit.
+ */
+static bool
+extend(FlrCursor *cursor, int64 time, int64 cost)
+{
+	FlrState   *state = cursor->state;
+
+	if (flr_is_wide(state) ? cost > PG_INT64_MAX - cursor->cost :
+		(cost >= FLR_NARROW_LIMIT - cursor->cost ||
+		 time < state->base || time - state->base >= FLR_NARROW_LIMIT))
+		return false;
+	flr_put_run(cursor->arena, state, cursor->block, cursor->place, time,
+				cursor->cost + cost);
+	state->total += (uint64) cost;
+	return true;
 }
 
 /*
@@ -440,8 +347,8 @@ flr_record_add(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 		{
 			if (cursor.time <= time)
 				continue;
-			put_run(arena, state, cursor.block, cursor.place,
-					carry_time, carry_cost);
+			flr_put_run(arena, state, cursor.block, cursor.place,
+						carry_time, carry_cost);
 			carry_time = cursor.time;
 			carry_cost = cursor.cost;
 		}
@@ -479,10 +386,10 @@ flr_record_can_merge(const FlrArena *arena, const FlrState *state,
 
 	if (!find_merge(&cursor, arena, state, time, &at))
 		return false;
-	if (is_wide(state))
+	if (flr_is_wide(state))
 		return cost <= PG_INT64_MAX - cursor.cost;
-	return cost < NARROW_LIMIT - cursor.cost && at >= state->base &&
-		at - state->base < NARROW_LIMIT;
+	return cost < FLR_NARROW_LIMIT - cursor.cost && at >= state->base &&
+		at - state->base < FLR_NARROW_LIMIT;
 }
 
 /*
@@ -514,8 +421,8 @@ flr_record_subtract(FlrArena *arena, FlrCursor *cursor, int64 cost)
 	Assert(cursor->left > 0 && cost <= cursor->cost);
 	if (cost < cursor->cost)
 	{
-		put_run(arena, state, cursor->block, cursor->place, cursor->time,
-				cursor->cost - cost);
+		flr_put_run(arena, state, cursor->block, cursor->place, cursor->time,
+					cursor->cost - cost);
 		state->total -= (uint64) cost;
 		return;
 	}
@@ -528,8 +435,8 @@ flr_record_subtract(FlrArena *arena, FlrCursor *cursor, int64 cost)
 	/* close the gap: every later run moves down by one place */
 	for (flr_record_next(cursor); cursor->left > 0; flr_record_next(cursor))
 	{
-		put_run(arena, state, hole.block, hole.place, cursor->time,
-				cursor->cost);
+		flr_put_run(arena, state, hole.block, hole.place, cursor->time,
+					cursor->cost);
 		flr_record_next(&hole);
 	}
 	state->total -= (uint64) cost;
@@ -542,17 +449,17 @@ flr_record_subtract(FlrArena *arena, FlrCursor *cursor, int64 cost)
 	 * before it, and a spare behind it goes.
 	 */
 	last = state->last;
-	block = block_after(arena, state, last);
+	block = flr_block_after(arena, state, last);
 	if (block != 0)
 	{
 		((FlrChain *) flr_block(arena, last))->next = 0;
 		arena->give(arena, block);
 	}
 	block = (state->flags & FLR_STATE_CHAINED) ? state->first : 0;
-	while (block_after(arena, state, block) != last)
-		block = block_after(arena, state, block);
+	while (flr_block_after(arena, state, block) != last)
+		block = flr_block_after(arena, state, block);
 	state->last = block;
-	state->tail = places_in(state, block);
+	state->tail = flr_places_in(state, block);
 }
 
 /* Move every run by so many microseconds into the past. */
@@ -561,13 +468,13 @@ flr_record_shift(FlrArena *arena, FlrState *state, int64 by)
 {
 	FlrCursor	cursor;
 
-	if (!is_wide(state))
+	if (!flr_is_wide(state))
 	{
 		state->base -= by;
 		return;
 	}
 	for (flr_record_start(&cursor, arena, state); cursor.left > 0;
 		 flr_record_next(&cursor))
-		put_run(arena, state, cursor.block, cursor.place,
-				cursor.time - by, cursor.cost);
+		flr_put_run(arena, state, cursor.block, cursor.place,
+					cursor.time - by, cursor.cost);
 }

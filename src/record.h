@@ -124,13 +124,165 @@ typedef struct FlrCursor
 	int64		cost;
 } FlrCursor;
 
+#define FLR_NARROW_LIMIT	(INT64CONST(1) << 32)
+
+/* Are this state's runs wide? */
+static inline bool
+flr_is_wide(const FlrState *state)
+{
+	return (state->flags & FLR_STATE_WIDE) != 0;
+}
+
+/* How many runs a block (0: the state itself) has room for. */
+static inline uint32
+flr_places_in(const FlrState *state, FlrBlockId block)
+{
+	if (block == 0)
+		return flr_is_wide(state) ? FLR_INLINE_WIDE : FLR_INLINE_NARROW;
+	return flr_is_wide(state) ? FLR_CHAIN_WIDE : FLR_CHAIN_NARROW;
+}
+
+/* The block that follows a block (0: the state itself), or 0. */
+static inline FlrBlockId
+flr_block_after(const FlrArena *arena, const FlrState *state, FlrBlockId block)
+{
+	if (block == 0)
+		return state->first;
+	return ((FlrChain *) flr_block(arena, block))->next;
+}
+
+/* Read the run at a place. */
+static inline void
+flr_get_run(const FlrArena *arena, const FlrState *state, FlrBlockId block,
+			uint32 place, int64 *time, int64 *cost)
+{
+	const FlrChain *chain = block ? flr_block(arena, block) : NULL;
+
+	if (flr_is_wide(state))
+	{
+		const FlrWideRun *run = chain ? &chain->runs.wide[place] :
+		&state->runs.wide[place];
+
+		*time = run->time;
+		*cost = run->cost;
+	}
+	else
+	{
+		const FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
+		&state->runs.narrow[place];
+
+		*time = state->base + run->offset;
+		*cost = run->cost;
+	}
+}
+
+/* Write the run at a place.  The caller knows that it fits. */
+static inline void
+flr_put_run(const FlrArena *arena, FlrState *state, FlrBlockId block,
+			uint32 place, int64 time, int64 cost)
+{
+	FlrChain   *chain = block ? flr_block(arena, block) : NULL;
+
+	if (flr_is_wide(state))
+	{
+		FlrWideRun *run = chain ? &chain->runs.wide[place] :
+		&state->runs.wide[place];
+
+		run->time = time;
+		run->cost = cost;
+	}
+	else
+	{
+		FlrNarrowRun *run = chain ? &chain->runs.narrow[place] :
+		&state->runs.narrow[place];
+
+		Assert(time >= state->base && time - state->base < FLR_NARROW_LIMIT);
+		Assert(cost < FLR_NARROW_LIMIT);
+		run->offset = (uint32) (time - state->base);
+		run->cost = (uint32) cost;
+	}
+}
+
+/* The time of the first run of a record that has one. */
+static inline int64
+flr_record_first_time(const FlrArena *arena, const FlrState *state)
+{
+	int64		time;
+	int64		cost;
+
+	flr_get_run(arena, state,
+				(state->flags & FLR_STATE_CHAINED) ? state->first : 0,
+				state->head, &time, &cost);
+	return time;
+}
+
+/* The time of the last run of a record that has one. */
+static inline int64
+flr_record_last_time(const FlrArena *arena, const FlrState *state)
+{
+	int64		time;
+	int64		cost;
+
+	Assert(state->nruns > 0);
+	flr_get_run(arena, state, state->last, state->tail - 1, &time, &cost);
+	return time;
+}
+
+/* Largest multiple of step that is not above t, also for negative t. */
+static inline int64
+flr_floor_to(int64 t, int64 step)
+{
+	int64		rest = t % step;
+
+	return t - (rest < 0 ? rest + step : rest);
+}
+
+/*
+ * The usual cases of flr_record_add(), and nothing else: a narrow run behind
+ * the last one in a block that has room, or one that joins the last one,
+ * because it stands at the same time or, with a step, in the same step.
+ */
+static inline bool
+flr_record_append(const FlrArena *arena, FlrState *state, int64 time,
+				  int64 cost, int64 step)
+{
+	FlrChain   *chain;
+	FlrNarrowRun *last;
+	int64		offset = time - state->base;
+
+	if (state->nruns == 0 || flr_is_wide(state) ||
+		offset < 0 || offset >= FLR_NARROW_LIMIT || cost >= FLR_NARROW_LIMIT)
+		return false;
+	chain = state->last ? flr_block(arena, state->last) : NULL;
+	last = &(chain ? chain->runs.narrow : state->runs.narrow)[state->tail - 1];
+	if (last->offset > offset)
+		return false;
+	if (last->offset == offset ||
+		(step > 0 && state->base + last->offset >= flr_floor_to(time, step)))
+	{
+		if (cost >= FLR_NARROW_LIMIT - last->cost)
+			return false;
+		last->offset = (uint32) offset;
+		last->cost += (uint32) cost;
+	}
+	else
+	{
+		if (state->tail == (chain ? FLR_CHAIN_NARROW : FLR_INLINE_NARROW))
+			return false;
+		last[1].offset = (uint32) offset;
+		last[1].cost = (uint32) cost;
+		state->tail++;
+		state->nruns++;
+	}
+	state->total += (uint64) cost;
+	return true;
+}
+
 extern void flr_record_init(FlrState *state);
 extern void flr_record_clear(FlrArena *arena, FlrState *state);
 extern void flr_record_start(FlrCursor *cursor, const FlrArena *arena,
 							 const FlrState *state);
 extern void flr_record_next(FlrCursor *cursor);
-extern int64 flr_record_last_time(const FlrArena *arena,
-								  const FlrState *state);
 extern void flr_record_pop(FlrArena *arena, FlrState *state);
 extern bool flr_record_reserve(FlrArena *arena, FlrState *state,
 							   int64 time, int64 cost, bool wide);

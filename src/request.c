@@ -18,33 +18,13 @@
 
 #include "request.h"
 
-/* The bytes of a text value, which must not be toasted. */
-FlrText
-flr_text_of(text * value)
-{
-	FlrText		result;
-
-	result.data = VARDATA_ANY(value);
-	result.size = VARSIZE_ANY_EXHDR(value);
-	return result;
-}
-
 /* Raise the error for a NULL argument. */
-static void
-null_argument(const char *name)
+void
+flr_null_argument(const char *name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("%s must not be null", name)));
-}
-
-/* A text argument that must not be NULL. */
-FlrText
-flr_text_arg(FunctionCallInfo fcinfo, int number, const char *name)
-{
-	if (PG_ARGISNULL(number))
-		null_argument(name);
-	return flr_text_of(PG_GETARG_TEXT_PP(number));
 }
 
 /* An interval argument as microseconds; not NULL, negative or infinite. */
@@ -55,7 +35,7 @@ flr_interval_arg(FunctionCallInfo fcinfo, int number, const char *name)
 	int64		usecs;
 
 	if (PG_ARGISNULL(number))
-		null_argument(name);
+		flr_null_argument(name);
 	interval = PG_GETARG_INTERVAL_P(number);
 	usecs = flr_interval_usecs(interval);
 	if (usecs < 0 || usecs > FLR_MAX_PERIOD ||
@@ -66,18 +46,32 @@ flr_interval_arg(FunctionCallInfo fcinfo, int number, const char *name)
 	return usecs;
 }
 
-/* Raise an error unless this can be a key. */
+/* Raise the error for an empty argument. */
 void
-flr_check_key(FlrText key)
+flr_empty_argument(const char *name)
 {
-	if (key.size == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("key must not be empty")));
-	if (key.size == 1 && key.data[0] == '*')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the key of a request must not be \"*\"")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s must not be empty", name)));
+}
+
+/* Raise the error for a cost that is none. */
+void
+flr_bad_cost(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cost must be at least 1")));
+}
+
+/* Raise the error for a key that cannot be one. */
+void
+flr_bad_key(FlrText key)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 key.size == 0 ? errmsg("key must not be empty") :
+			 errmsg("the key of a request must not be \"*\"")));
 }
 
 /* The elements of a one-dimensional text array without NULLs. */
@@ -89,7 +83,7 @@ array_arg(FunctionCallInfo fcinfo, int number, const char *name, int *n)
 	bool	   *nulls;
 
 	if (PG_ARGISNULL(number))
-		null_argument(name);
+		flr_null_argument(name);
 	array = PG_GETARG_ARRAYTYPE_P(number);
 	if (ARR_NDIM(array) > 1)
 		ereport(ERROR,
@@ -134,8 +128,8 @@ read_arrays(FunctionCallInfo fcinfo, FlrRequest *request)
 	{
 		FlrPair    *pair = &request->pairs[i];
 
-		pair->scope = flr_text_of(DatumGetTextPP(scopes[i]));
-		pair->key = flr_text_of(DatumGetTextPP(keys[i]));
+		pair->scope = flr_text_of(scopes[i]);
+		pair->key = flr_text_of(keys[i]);
 		flr_check_key(pair->key);
 		for (int j = 0; j < i; j++)
 		{
@@ -175,7 +169,7 @@ flr_read_pairs(FunctionCallInfo fcinfo, FlrSignature signature,
 		case FLR_BIGINT_KEY:
 			pair->scope = flr_text_arg(fcinfo, 0, "scope");
 			if (PG_ARGISNULL(1))
-				null_argument("key");
+				flr_null_argument("key");
 			pair->key.data = buffer;
 			pair->key.size = pg_lltoa(PG_GETARG_INT64(1), buffer);
 			break;
@@ -183,38 +177,6 @@ flr_read_pairs(FunctionCallInfo fcinfo, FlrSignature signature,
 			read_arrays(fcinfo, request);
 			break;
 	}
-	for (int i = 0; i < request->npairs; i++)
-		if (request->pairs[i].scope.size == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("scope must not be empty")));
-}
-
-/* Read the five facts of a request, arguments 0 to 4. */
-void
-flr_read_request(FunctionCallInfo fcinfo, FlrSignature signature,
-				 FlrRequest *request, char *buffer)
-{
-	flr_read_pairs(fcinfo, signature, request, buffer);
-	request->api = flr_text_arg(fcinfo, 2, "api");
-	if (request->api.size == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("api must not be empty")));
-	if (PG_ARGISNULL(3))
-		null_argument("cost");
-	request->cost = PG_GETARG_INT64(3);
-	if (request->cost < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("cost must be at least 1")));
-	if (PG_ARGISNULL(4))
-	{
-		request->plan.data = NULL;
-		request->plan.size = 0;
-	}
-	else
-		request->plan = flr_text_of(PG_GETARG_TEXT_PP(4));
 }
 
 /* Find the limits that apply to a request. */

@@ -11,8 +11,6 @@
  */
 #include "compat.h"
 
-#include <time.h>
-
 #include "access/xact.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -69,23 +67,6 @@ static FlrControl *control = NULL;
 
 static FlrBlockId pool_take(FlrArena *arena);
 static void pool_give(FlrArena *arena, FlrBlockId block);
-
-/*
- * Elapsed time in microseconds.  It never steps, and where the system can
- * tell, it goes on while the machine is suspended.
- */
-int64
-flr_clock(void)
-{
-	struct timespec now;
-
-#ifdef CLOCK_BOOTTIME
-	clock_gettime(CLOCK_BOOTTIME, &now);
-#else
-	clock_gettime(CLOCK_MONOTONIC, &now);
-#endif
-	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 /* ------------------------------------------------------------------------
  * Attaching and growing
@@ -312,17 +293,10 @@ check_layout(void)
 			 errhint("Restart the server to begin with empty counters of the new version.")));
 }
 
-/*
- * Attach to the store, which is made if this is the first use of it.  False
- * when there is no memory for it; raises when it is another version's.
- */
+/* flr_store_attach() for the first time in this backend. */
 bool
-flr_store_attach(void)
+flr_store_first_attach(void)
 {
-	static bool attached = false;
-
-	if (attached)
-		return true;
 	if (control == NULL)
 		control = flr_named_segment(CONTROL_NAME, sizeof(FlrControl),
 									init_control);
@@ -331,15 +305,15 @@ flr_store_attach(void)
 	flr_local.arena.slabs = flr_local.slabs;
 	flr_local.arena.take = pool_take;
 	flr_local.arena.give = pool_give;
-	attached = try_memory(attach_step);
-	return attached;
+	flr_local.attached = try_memory(attach_step);
+	return flr_local.attached;
 }
 
-/* Map the slabs that other backends have added.  False: no memory. */
+/* flr_store_map() when there is something to map. */
 bool
-flr_store_map(void)
+flr_store_map_more(void)
 {
-	return flr_store_is_mapped() || try_memory(map_step);
+	return try_memory(map_step);
 }
 
 /*

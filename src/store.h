@@ -35,6 +35,8 @@
 #ifndef FLR_STORE_H
 #define FLR_STORE_H
 
+#include <time.h>
+
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
@@ -179,6 +181,7 @@ typedef struct FlrLocal
 	FlrArena	arena;			/* first: its functions cast it back */
 	FlrStore   *store;
 	dsa_area   *area;
+	bool		attached;
 	uint32		nslabs;			/* mapped slabs */
 	char	   *slabs[FLR_MAX_SLABS];
 } FlrLocal;
@@ -220,11 +223,44 @@ flr_store_is_mapped(void)
 	return pg_atomic_read_u32(&flr_store->nslabs) == flr_local.nslabs;
 }
 
-extern int64 flr_clock(void);
 
-extern bool flr_store_attach(void);
-extern bool flr_store_map(void);
+extern bool flr_store_first_attach(void);
+extern bool flr_store_map_more(void);
 extern bool flr_store_grow(void);
+
+/*
+ * Attach to the store, which is made if this is the first use of it.  False
+ * when there is no memory for it; raises when it is another version's.
+ */
+static inline bool
+flr_store_attach(void)
+{
+	return likely(flr_local.attached) || flr_store_first_attach();
+}
+
+/* Map the slabs that other backends have added.  False: no memory. */
+static inline bool
+flr_store_map(void)
+{
+	return likely(flr_store_is_mapped()) || flr_store_map_more();
+}
+
+/*
+ * Elapsed time in microseconds.  It never steps, and where the system can
+ * tell, it goes on while the machine is suspended.
+ */
+static inline int64
+flr_clock(void)
+{
+	struct timespec now;
+
+#ifdef CLOCK_BOOTTIME
+	clock_gettime(CLOCK_BOOTTIME, &now);
+#else
+	clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
 
 extern void flr_stripe_lock(uint32 stripe);
 extern void flr_stripe_unlock(uint32 stripe);

@@ -73,8 +73,9 @@ flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 	if (outcome->wait != FLR_NEVER &&
 		outcome->wait < END_TIMESTAMP - now)
 	{
+		/* two clocks, each cut to the microsecond: never a moment too early */
 		verdict->has_next = true;
-		verdict->next_valid_at = now + outcome->wait;
+		verdict->next_valid_at = now + outcome->wait + (outcome->wait > 0);
 	}
 	if (outcome->reset != FLR_NEVER &&
 		outcome->reset < END_TIMESTAMP - now)
