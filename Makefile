@@ -18,9 +18,6 @@ PG_CONFIG ?= pg_config
 PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server)
 PG_CFLAGS = -Wall -Wextra
 
-# Calls between our own files need no detour through the linkage table.
-SHLIB_LINK = -Wl,-Bsymbolic
-
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 

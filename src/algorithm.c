@@ -567,34 +567,30 @@ bool
 flr_take(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 		 int64 cost, int64 *remaining)
 {
-	int64		available;
 	FlrDebt		debt;
 
-	flr_advance(arena, rule, state, now);
-	if (rule->algorithm == FLR_SLIDING_WINDOW &&
-		rule->retention == rule->period && state->nruns > 0 &&
-		flr_record_last_time(arena, state) <= now)
+	if (rule->algorithm == FLR_SLIDING_WINDOW && state->nruns > 0)
 	{
-		/* no reservations, and flr_advance() has dropped what is over */
-		available = rule->max_requests - (int64) state->total;
-		if (cost > available)
-			return false;
-		if (flr_record_append(arena, state, now, cost,
+		if (flr_record_first_time(arena, state) <= now - rule->retention)
+			flr_advance(arena, rule, state, now);
+
+		/* if it fits beside all of the record, it fits beside a part */
+		if (state->total <= (uint64) rule->max_requests &&
+			cost <= rule->max_requests - (int64) state->total &&
+			rule->retention == rule->period &&
+			flr_record_append(arena, state, now, cost,
 							  state->nruns >= FLR_EXACT_RUNS ?
 							  rule->period / FLR_EXACT_RUNS : 0))
 		{
-			*remaining = available - cost;
+			*remaining = rule->max_requests - (int64) state->total;
 			return true;
 		}
 	}
 	else
-	{
-		available = flr_available(arena, rule, state, now);
-		if (cost > available)
-			return false;
-	}
-	*remaining = available - cost;
-	return flr_spend(arena, rule, state, now, now, cost, false, &debt);
+		flr_advance(arena, rule, state, now);
+	*remaining = flr_available(arena, rule, state, now) - cost;
+	return *remaining >= 0 &&
+		flr_spend(arena, rule, state, now, now, cost, false, &debt);
 }
 
 /*

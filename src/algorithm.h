@@ -27,6 +27,9 @@
 
 #include "record.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 /* "no such instant" */
 #define FLR_NEVER		PG_INT64_MAX
 
@@ -105,5 +108,7 @@ extern int64 flr_expiry(FlrArena *arena, const FlrRule *rule,
 						const FlrState *state);
 extern void flr_age(FlrArena *arena, const FlrRule *rule, FlrState *state,
 					int64 by);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_ALGORITHM_H */

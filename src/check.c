@@ -30,7 +30,7 @@
  * Judge a request whose arguments have been read.  With the kill switch off
  * everything is allowed, whatever the scopes and APIs.
  */
-static void
+static inline void
 judge(FlrRequest *request, Oid function, FlrMode mode, int64 max_wait,
 	  FlrOutcome *outcome, FlrReservation *reservation)
 {

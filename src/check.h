@@ -12,7 +12,12 @@
 
 #include "verdict.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 extern bool flr_check_request(FlrRequest *request, Oid function,
 							  int64 *remaining);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_CHECK_H */

@@ -751,14 +751,16 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 				flr_expiry(flr_arena, rule, &entry->state);
 			note_grant(entry, limit, now, expiry, false);
 			outcome->allowed = true;
-			outcome->reason = FLR_REASON_OK;
 			outcome->limit = limit;
-			outcome->pair = request->set.pairs[0];
-			outcome->delay = 0;
-			outcome->wait = 0;
-			outcome->now = now;
 			if (mode != FLR_MODE_CHECK)
+			{
+				outcome->reason = FLR_REASON_OK;
+				outcome->pair = request->set.pairs[0];
+				outcome->delay = 0;
+				outcome->wait = 0;
+				outcome->now = now;
 				outcome->reset = time_to_reset(rule, &entry->state, now);
+			}
 			done = true;
 		}
 	}
@@ -769,7 +771,8 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 /*
  * Judge a request by its limits, and spend unless mode says otherwise.
  *
- * max_wait (microseconds) bounds FLR_MODE_WAIT.  A reservation, which only
+ * FLR_MODE_CHECK fills in no more of a grant's outcome than allowed, limit
+ * and remaining.  max_wait (microseconds) bounds FLR_MODE_WAIT.  A reservation, which only
  * FLR_MODE_WAIT needs, is filled in if the request is to be served later; the
  * caller then has a place among the sleepers, and leaves it with
  * flr_counters_wait_over().

@@ -19,6 +19,9 @@
 #include "limits.h"
 #include "store.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 /* A scope and a key of a request. */
 typedef struct FlrPair
 {
@@ -123,5 +126,7 @@ extern void flr_counters_look(const FlrLimit *limit, FlrHash subject,
 
 extern void flr_counters_attach(void);
 extern TimestampTz flr_counters_date(int64 elapsed);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_COUNTERS_H */

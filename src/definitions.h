@@ -16,6 +16,9 @@
 
 #include "limits.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 /* Up to so many rows for single keys are copied whole. */
 #define FLR_MAX_KEY_ROWS	256
 
@@ -39,5 +42,7 @@ extern FlrLimit *flr_definitions_fetch(FlrDefinitions *definitions,
 									   int32 limit_id);
 extern bool flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 										const FlrText *api);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_DEFINITIONS_H */

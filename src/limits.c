@@ -102,9 +102,9 @@ static Choice *last_choice = NULL;
 static struct
 {
 	FlrHash		secret;			/* of the scope */
-	int			size;			/* 0: none */
-	char		key[MEMO_SIZE];
+	FlrText		key;			/* size is 0: none */
 	FlrHash		subject;
+	char		data[MEMO_SIZE];
 }			memo;
 
 /* Which table belongs to which function: a few, found again by remainder. */
@@ -207,14 +207,15 @@ subject_of(const Scope *scope, FlrText key)
 {
 	if (key.size > MEMO_SIZE || key.size == 0)
 		return flr_siphash(scope->secret, key.data, key.size);
-	if (memo.size != key.size || memo.secret.lo != scope->secret.lo ||
-		memo.secret.hi != scope->secret.hi ||
-		memcmp(memo.key, key.data, key.size) != 0)
+	if (!flr_same_text(memo.key, key) ||
+		memo.secret.lo != scope->secret.lo ||
+		memo.secret.hi != scope->secret.hi)
 	{
 		memo.subject = flr_siphash(scope->secret, key.data, key.size);
 		memo.secret = scope->secret;
-		memo.size = key.size;
-		memcpy(memo.key, key.data, key.size);
+		memo.key.data = memo.data;
+		memo.key.size = key.size;
+		memcpy(memo.data, key.data, key.size);
 	}
 	return memo.subject;
 }
@@ -662,14 +663,6 @@ choice_head(FlrText scope, FlrText api, FlrText plan)
 	return &copy->choices[hash % CHOICE_HEADS];
 }
 
-/* Are these the same bytes?  No plan and an empty one count as the same. */
-static inline bool
-same_text(FlrText a, FlrText b)
-{
-	return a.size == b.size &&
-		(a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
-}
-
 /* Copy a text into the memory of the choices. */
 static FlrText
 copy_text(FlrText text)
@@ -691,9 +684,9 @@ copy_text(FlrText text)
 static inline bool
 choice_is_for(const Choice *choice, FlrText scope, FlrText api, FlrText plan)
 {
-	return same_text(choice->api, api) &&
-		same_text(choice->scope_name, scope) &&
-		same_text(choice->plan, plan);
+	return flr_same_text(choice->api, api) &&
+		flr_same_text(choice->scope_name, scope) &&
+		flr_same_text(choice->plan, plan);
 }
 
 /* Choose among the rows that are not for a single key. */

@@ -27,6 +27,9 @@
 #include "hash.h"
 #include "settings.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 typedef enum FlrOnLimit
 {
 	FLR_ON_LIMIT_REFUSE,
@@ -74,6 +77,49 @@ typedef struct FlrText
 	const char *data;
 	int			size;
 } FlrText;
+
+/*
+ * Are these the same bytes?  No text and an empty one count as the same.
+ * Names and keys are short, so two words that may overlap are the usual case.
+ */
+static inline bool
+flr_same_text(FlrText a, FlrText b)
+{
+	size_t		size = a.size;
+
+	if (a.size != b.size)
+		return false;
+	if (size >= sizeof(uint64) && size <= 2 * sizeof(uint64))
+	{
+		uint64		x[2];
+		uint64		y[2];
+
+		memcpy(&x[0], a.data, sizeof(uint64));
+		memcpy(&y[0], b.data, sizeof(uint64));
+		memcpy(&x[1], a.data + size - sizeof(uint64), sizeof(uint64));
+		memcpy(&y[1], b.data + size - sizeof(uint64), sizeof(uint64));
+		return x[0] == y[0] && x[1] == y[1];
+	}
+	if (size >= sizeof(uint32) && size < sizeof(uint64))
+	{
+		uint32		x[2];
+		uint32		y[2];
+
+		memcpy(&x[0], a.data, sizeof(uint32));
+		memcpy(&y[0], b.data, sizeof(uint32));
+		memcpy(&x[1], a.data + size - sizeof(uint32), sizeof(uint32));
+		memcpy(&y[1], b.data + size - sizeof(uint32), sizeof(uint32));
+		return x[0] == y[0] && x[1] == y[1];
+	}
+	if (size < sizeof(uint32))
+	{
+		for (size_t i = 0; i < size; i++)
+			if (a.data[i] != b.data[i])
+				return false;
+		return true;
+	}
+	return memcmp(a.data, b.data, size) == 0;
+}
 
 /* The limits that apply to a request, pair by pair. */
 typedef struct FlrLimitSet
@@ -126,5 +172,7 @@ extern bool flr_calendar_setup(FlrRule *rule, FlrCalendarArg *arg,
 							   const Interval *period, pg_tz *zone,
 							   bool has_anchor, TimestampTz anchor);
 extern int64 flr_interval_usecs(const Interval *interval);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_LIMITS_H */

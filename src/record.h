@@ -23,6 +23,9 @@
 #ifndef FLR_RECORD_H
 #define FLR_RECORD_H
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 #ifndef PG_INT128_TYPE
 #error "fliplet_ratelimit needs a compiler with 128-bit integers"
 #endif
@@ -296,5 +299,7 @@ extern bool flr_record_merge(FlrArena *arena, FlrState *state,
 extern void flr_record_subtract(FlrArena *arena, FlrCursor *cursor,
 								int64 cost);
 extern void flr_record_shift(FlrArena *arena, FlrState *state, int64 by);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_RECORD_H */

@@ -178,21 +178,3 @@ flr_read_pairs(FunctionCallInfo fcinfo, FlrSignature signature,
 			break;
 	}
 }
-
-/* Find the limits that apply to a request. */
-void
-flr_find_limits(FlrRequest *request, Oid function)
-{
-	FlrLimitSet *set = &request->set;
-
-	set->n = 0;
-	set->unlimited = NULL;
-	flr_limits_begin(function);
-	for (int i = 0; i < request->npairs; i++)
-	{
-		FlrPair    *pair = &request->pairs[i];
-
-		pair->subject = flr_limits_find(pair->scope, pair->key, request->api,
-										request->plan, i, set);
-	}
-}

@@ -14,6 +14,9 @@
 
 #include "counters.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 /* How a function takes its scopes and keys. */
 typedef enum FlrSignature
 {
@@ -32,7 +35,13 @@ flr_text_of(Datum datum)
 	struct varlena *value = (struct varlena *) DatumGetPointer(datum);
 	FlrText		result;
 
-	if (VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value))
+	if (likely(!VARATT_IS_EXTENDED(value)))
+	{
+		result.data = VARDATA(value);
+		result.size = VARSIZE(value) - VARHDRSZ;
+		return result;
+	}
+	if (!VARATT_IS_SHORT(value))
 		value = pg_detoast_datum_packed(value);
 	result.data = VARDATA_ANY(value);
 	result.size = VARSIZE_ANY_EXHDR(value);
@@ -63,7 +72,6 @@ flr_check_key(FlrText key)
 
 extern void flr_read_pairs(FunctionCallInfo fcinfo, FlrSignature signature,
 						   FlrRequest *request, char *buffer);
-extern void flr_find_limits(FlrRequest *request, Oid function);
 extern int64 flr_interval_arg(FunctionCallInfo fcinfo, int number,
 							  const char *name);
 
@@ -99,5 +107,23 @@ flr_read_request(FunctionCallInfo fcinfo, FlrSignature signature,
 			flr_empty_argument("plan");
 	}
 }
+
+/* Find the limits that apply to a request. */
+static inline void
+flr_find_limits(FlrRequest *request, Oid function)
+{
+	request->set.n = 0;
+	request->set.unlimited = NULL;
+	flr_limits_begin(function);
+	for (int i = 0; i < request->npairs; i++)
+	{
+		FlrPair    *pair = &request->pairs[i];
+
+		pair->subject = flr_limits_find(pair->scope, pair->key, request->api,
+										request->plan, i, &request->set);
+	}
+}
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_REQUEST_H */

@@ -10,6 +10,9 @@
 #ifndef FLR_SETTINGS_H
 #define FLR_SETTINGS_H
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 /* SQLSTATEs of our own: PostgREST turns PTxyz into HTTP status xyz. */
 #define FLR_ERRCODE_REFUSED		MAKE_SQLSTATE('P', 'T', '4', '2', '9')
 #define FLR_ERRCODE_STORE_FULL	MAKE_SQLSTATE('P', 'T', '5', '0', '3')
@@ -53,5 +56,7 @@ extern int	flr_max_waiters;
 extern int	flr_store_keys;		/* FlrStoreKeys */
 extern int	flr_history_retention;	/* minutes */
 extern int	flr_save_min_period;	/* seconds */
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_SETTINGS_H */

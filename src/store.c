@@ -379,14 +379,10 @@ pool_give(FlrArena *arena, FlrBlockId block)
  * ------------------------------------------------------------------------
  */
 
-/* Lock a stripe: actively for a moment, then asleep. */
+/* Wait for a stripe that is locked: actively for a moment, then asleep. */
 void
-flr_stripe_lock(uint32 stripe)
+flr_stripe_lock_busy(LWLock *lock)
 {
-	LWLock	   *lock = &flr_stripe(stripe)->lock;
-
-	if (LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
-		return;
 	for (int try = 0; try < SPIN_TRIES; try++)
 	{
 		for (int delay = 0; delay < SPIN_DELAYS; delay++)
@@ -395,13 +391,6 @@ flr_stripe_lock(uint32 stripe)
 			return;
 	}
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-}
-
-/* Unlock a stripe. */
-void
-flr_stripe_unlock(uint32 stripe)
-{
-	LWLockRelease(&flr_stripe(stripe)->lock);
 }
 
 /* Where a stripe keeps the head of one of its buckets. */

@@ -45,6 +45,9 @@
 #include "algorithm.h"
 #include "hash.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 #define FLR_STRIPES			256
 #define FLR_STRIPE_SIZE		2048
 #define FLR_STATS_HEADS		256
@@ -90,7 +93,7 @@ typedef struct FlrEntry
 StaticAssertDecl(sizeof(FlrEntry) == FLR_BLOCK_SIZE, "an entry is a block");
 StaticAssertDecl(sizeof(FlrChain) == FLR_BLOCK_SIZE, "a chain link is a block");
 
-#define FLR_PAGE_BUCKETS	(FLR_BLOCK_SIZE / sizeof(FlrBlockId))
+#define FLR_PAGE_BUCKETS	32	/* that a block has room for, a power of 2 */
 #define FLR_STRIPE_PAGES	500
 
 /*
@@ -262,8 +265,25 @@ flr_clock(void)
 	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-extern void flr_stripe_lock(uint32 stripe);
-extern void flr_stripe_unlock(uint32 stripe);
+extern void flr_stripe_lock_busy(LWLock *lock);
+
+/* Lock a stripe: actively for a moment, then asleep. */
+static inline void
+flr_stripe_lock(uint32 stripe)
+{
+	LWLock	   *lock = &flr_stripe(stripe)->lock;
+
+	if (unlikely(!LWLockConditionalAcquire(lock, LW_EXCLUSIVE)))
+		flr_stripe_lock_busy(lock);
+}
+
+/* Unlock a stripe. */
+static inline void
+flr_stripe_unlock(uint32 stripe)
+{
+	LWLockRelease(&flr_stripe(stripe)->lock);
+}
+
 
 extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
 extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
@@ -283,5 +303,7 @@ extern void flr_entry_key(const FlrEntry *entry, char *text);
 extern void flr_stats_walk(void (*visit) (FlrStats *stats, void *arg),
 						   void *arg);
 extern FlrBlockId flr_stats_find(Oid relation, uint64 name_hash);
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_STORE_H */

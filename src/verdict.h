@@ -16,6 +16,9 @@
 
 #include "counters.h"
 
+/* for this library only */
+#pragma GCC visibility push(hidden)
+
 /* A verdict, independent of where it comes from.  Strings may be NULL. */
 typedef struct FlrVerdict
 {
@@ -50,5 +53,7 @@ extern void flr_raise_refusal(const FlrVerdict *verdict);
 extern void flr_verdict_init(void);
 
 #define FLR_VERDICT_COLUMNS		13
+
+#pragma GCC visibility pop
 
 #endif							/* FLR_VERDICT_H */
