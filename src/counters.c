@@ -723,6 +723,7 @@ no_memory(Job *job, FlrOutcome *outcome)
 static bool
 spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 {
+	static uint64 last_subject = 0;
 	const FlrLimit *limit = request->set.limits[0];
 	const FlrRule *rule = &limit->rule;
 	FlrEntryId	id;
@@ -738,6 +739,11 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 	id.relation = flr_limits_relation();
 	stripe = flr_stripe_of(id.subject);
 
+	if (id.subject.lo != last_subject)
+	{
+		last_subject = id.subject.lo;
+		flr_entry_prefetch(flr_stripe(stripe), &id);
+	}
 	flr_stripe_lock(stripe);
 	if (flr_store_is_mapped() &&
 		(entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL)

@@ -393,26 +393,6 @@ flr_stripe_lock_busy(LWLock *lock)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 }
 
-/* Where a stripe keeps the head of one of its buckets. */
-static inline FlrBlockId *
-bucket_head(const FlrStripe *stripe, uint32 bucket)
-{
-	FlrBlockId *page = flr_block(flr_arena,
-								 stripe->pages[bucket / FLR_PAGE_BUCKETS]);
-
-	return &page[bucket % FLR_PAGE_BUCKETS];
-}
-
-/* The bucket of an entry.  The stripe has at least one. */
-static inline uint32
-bucket_of(const FlrStripe *stripe, const FlrEntryId *id)
-{
-	uint32		hash = (uint32) (id->subject.hi ^ id->identity);
-	uint32		bucket = hash & stripe->mask;
-
-	return bucket < stripe->nbuckets ? bucket : bucket & (stripe->mask >> 1);
-}
-
 /* Find an entry of a locked stripe; NULL when there is none. */
 FlrEntry *
 flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
@@ -421,7 +401,7 @@ flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 
 	if (stripe->nbuckets == 0)
 		return NULL;
-	block = *bucket_head(stripe, bucket_of(stripe, id));
+	block = *flr_bucket_head(stripe, flr_bucket_of(stripe, id));
 	while (block != 0)
 	{
 		FlrEntry   *entry = flr_entry(block);
@@ -465,13 +445,13 @@ add_bucket(FlrStripe *stripe)
 	if (fresh > stripe->mask)
 		stripe->mask = stripe->mask * 2 + 1;
 
-	from = bucket_head(stripe, fresh & (stripe->mask >> 1));
-	to = bucket_head(stripe, fresh);
+	from = flr_bucket_head(stripe, fresh & (stripe->mask >> 1));
+	to = flr_bucket_head(stripe, fresh);
 	while (*from != 0)
 	{
 		FlrEntry   *entry = flr_entry(*from);
 
-		if (bucket_of(stripe, &entry->id) == fresh)
+		if (flr_bucket_of(stripe, &entry->id) == fresh)
 		{
 			*to = *from;
 			*from = entry->next;
@@ -526,7 +506,7 @@ flr_stripe_sweep(FlrStripe *stripe, uint32 nbuckets, int64 now,
 
 		if (stripe->hand >= stripe->nbuckets)
 			stripe->hand = 0;
-		link = bucket_head(stripe, stripe->hand++);
+		link = flr_bucket_head(stripe, stripe->hand++);
 		while (*link != 0)
 		{
 			FlrEntry   *entry = flr_entry(*link);
@@ -558,7 +538,7 @@ flr_entries_remove(FlrStripe *stripe,
 
 	for (uint32 bucket = 0; bucket < stripe->nbuckets; bucket++)
 	{
-		FlrBlockId *link = bucket_head(stripe, bucket);
+		FlrBlockId *link = flr_bucket_head(stripe, bucket);
 
 		while (*link != 0)
 		{
@@ -621,7 +601,7 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	}
 	else
 		memcpy(entry->key.text, key, key_size);
-	head = bucket_head(stripe, bucket_of(stripe, id));
+	head = flr_bucket_head(stripe, flr_bucket_of(stripe, id));
 	entry->next = *head;
 	*head = block;
 	stripe->nentries++;

@@ -285,6 +285,56 @@ flr_stripe_unlock(uint32 stripe)
 }
 
 
+/* Where a stripe keeps the head of one of its buckets. */
+static inline FlrBlockId *
+flr_bucket_head(const FlrStripe *stripe, uint32 bucket)
+{
+	FlrBlockId *page = flr_block(flr_arena,
+								 stripe->pages[bucket / FLR_PAGE_BUCKETS]);
+
+	return &page[bucket % FLR_PAGE_BUCKETS];
+}
+
+/* The bucket of an entry.  The stripe has at least one. */
+static inline uint32
+flr_bucket_of(const FlrStripe *stripe, const FlrEntryId *id)
+{
+	uint32		hash = (uint32) (id->subject.hi ^ id->identity);
+	uint32		bucket = hash & stripe->mask;
+
+	return bucket < stripe->nbuckets ? bucket : bucket & (stripe->mask >> 1);
+}
+
+/*
+ * Have the memory of an entry, if it exists, on its way while its stripe is
+ * being locked.  Looks at the stripe without a lock: whatever it reads there
+ * only decides what is prefetched.
+ */
+static inline void
+flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
+{
+	if (stripe->nbuckets > 0)
+	{
+		uint32		bucket = flr_bucket_of(stripe, id);
+		FlrBlockId	page = stripe->pages[bucket / FLR_PAGE_BUCKETS];
+		FlrBlockId	block;
+
+		if ((page >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
+			return;
+		block = ((volatile FlrBlockId *)
+				 flr_block(flr_arena, page))[bucket % FLR_PAGE_BUCKETS];
+		if ((block >> FLR_SLAB_SHIFT) < flr_local.nslabs)
+		{
+			const char *entry = flr_block(flr_arena, block);
+
+			__builtin_prefetch(entry);
+			__builtin_prefetch(entry + 64);
+			__builtin_prefetch(entry + 128);
+			__builtin_prefetch(entry + FLR_BLOCK_SIZE - 1);
+		}
+	}
+}
+
 extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
 extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
 								  FlrBlockId stats,
