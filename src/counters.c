@@ -22,9 +22,6 @@
 /* A request starts over at most so often before memory counts as used up. */
 #define MAX_ATTEMPTS	8
 
-/* How long a counter stays that was made to count a refusal only. */
-#define REFUSAL_ONLY_EXPIRY		(INT64CONST(60) * 1000000)
-
 /* One limit of a request. */
 typedef struct Target
 {
@@ -35,6 +32,7 @@ typedef struct Target
 	bool		shadow;
 	bool		fits;			/* would be granted now */
 	bool		spend;
+	bool		lacks;			/* there is no memory to record it */
 	FlrEntryId	id;
 	FlrEntry   *entry;			/* NULL: nothing spent yet */
 	const FlrState *state;
@@ -337,9 +335,10 @@ count_refusal(const Job *job, Target *target)
 	}
 	if (target->entry == NULL)
 	{
+		/* a counter that only counts refusals makes room for any other */
 		if (!have_entry(job, target))
 			return;
-		flr_entry_set_expiry(target->entry, job->now + REFUSAL_ONLY_EXPIRY);
+		flr_entry_set_expiry(target->entry, job->now);
 	}
 	if (target->shadow)
 		target->entry->shadow_refused++;
@@ -488,6 +487,7 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 		Target	   *target = &job->targets[i];
 		int64		slot = job->slot + target->offset;
 
+		target->lacks = false;
 		target->spend = !target->shadow || target->fits;
 		if (target->shadow && job->slot > job->now)
 			target->spend = flr_slot(flr_arena, target->rule, target->state,
@@ -504,6 +504,7 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 			flr_can_merge(flr_arena, target->rule, target->state, slot, cost))
 			continue;
 		target->spend = false;
+		target->lacks = true;
 		if (!target->shadow)
 			*lacking = target;
 	}
@@ -528,7 +529,7 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 			if (reservation != NULL && job->slot > job->now)
 				note_reservation(reservation, target, job->slot, debt);
 		}
-		else if (target->shadow)
+		else if (target->shadow && !target->lacks)
 			count_refusal(job, target);
 	}
 	return STATUS_DONE;
@@ -1023,7 +1024,7 @@ reset_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 now)
 {
 	(void) algorithm;
 	flr_record_clear(flr_arena, &entry->state);
-	flr_entry_set_expiry(entry, now + REFUSAL_ONLY_EXPIRY);
+	flr_entry_set_expiry(entry, now);
 }
 
 /* Clear a subject's counters.  Returns how many there were. */

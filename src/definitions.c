@@ -18,7 +18,8 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
-#include "catalog/pg_type.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -30,6 +31,9 @@
 
 #define TABLE_NAME		"fl_rate_limit"
 #define SECRET_NAME		"fl_rate_secret"
+
+/* The triggers of the definitions table, all of which must fire always. */
+#define TRIGGER_PREFIX	"fl_rate_limit_"
 
 /* The columns of fl_rate_limit, as the install script has them. */
 enum
@@ -282,6 +286,32 @@ read_row(Relation table, HeapTuple tuple)
 	pfree(values);
 	pfree(nulls);
 	return limit;
+}
+
+/*
+ * Warn about triggers that would miss some changes, as a restore or an ALTER
+ * TABLE may have left them: changes also arrive by logical replication.
+ */
+void
+flr_definitions_check_triggers(FlrDefinitions *definitions)
+{
+	TriggerDesc *triggers = definitions->table->trigdesc;
+	const char *name = flr_definitions_name(RelationGetRelid(definitions->table));
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		const		Trigger *trigger = &triggers->triggers[i];
+
+		if (strncmp(trigger->tgname, TRIGGER_PREFIX,
+					strlen(TRIGGER_PREFIX)) == 0 &&
+			trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
+			ereport(WARNING,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("trigger \"%s\" does not always fire: sessions may miss changes of rate limits",
+							trigger->tgname),
+					 errhint("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s;",
+							 name, quote_identifier(trigger->tgname))));
+	}
 }
 
 /* Start a scan of the table; which is the index to use, if it is there. */

@@ -30,6 +30,7 @@ extern Oid	flr_definitions_relation(Oid function);
 extern const char *flr_definitions_name(Oid relation);
 extern FlrDefinitions *flr_definitions_open(Oid relation, bool wait);
 extern void flr_definitions_close(FlrDefinitions *definitions);
+extern void flr_definitions_check_triggers(FlrDefinitions *definitions);
 extern FlrHash flr_definitions_secret(FlrDefinitions *definitions);
 extern void flr_definitions_scan(FlrDefinitions *definitions,
 								 FlrRowCallback callback, void *arg);

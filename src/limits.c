@@ -333,6 +333,7 @@ read_copy(Oid relation, bool wait)
 		c->context = context;
 		c->relation = relation;
 		c->secret = flr_definitions_secret(definitions);
+		flr_definitions_check_triggers(definitions);
 		c->keys_context = AllocSetContextCreate(context,
 												"fliplet_ratelimit keys",
 												ALLOCSET_DEFAULT_SIZES);
