@@ -35,7 +35,8 @@
 
 #include "algorithm.h"
 
-#define NARROW_PERIOD	(INT64CONST(1) << 31)
+/* Up to here narrow runs reach, with some room for reservations. */
+#define NARROW_PERIOD	(INT64CONST(3600) * 1000000)
 
 /* a + b, or FLR_NEVER when that is out of range */
 static inline int64
@@ -142,6 +143,25 @@ sliding_first(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 {
 	Sweep		sweep;
 	int64		t = from;
+
+	if (state->nruns == 0)
+		return from;
+	if (flr_record_last_time(arena, state) <= from)
+	{
+		/* no reservations: wait until enough of the oldest has left */
+		FlrCursor	cursor;
+		uint64		sum = state->total;
+
+		for (flr_record_start(&cursor, arena, state);
+			 cursor.left > 0 && (cursor.time <= from - rule->period ||
+								 sum > (uint64) ceiling);
+			 flr_record_next(&cursor))
+		{
+			t = Max(from, cursor.time + rule->period);
+			sum -= (uint64) cursor.cost;
+		}
+		return t;
+	}
 
 	sweep_start(&sweep, arena, state, rule->period, from);
 	for (;;)

@@ -26,6 +26,15 @@
 /* fl_rate_wait() looks at the clock at least this often. */
 #define LONGEST_NAP_MS	3600000
 
+/* The answer of the kill switch. */
+static void
+kill_switch(FlrOutcome *outcome)
+{
+	memset(outcome, 0, sizeof(FlrOutcome));
+	outcome->allowed = true;
+	outcome->reason = FLR_REASON_OFF;
+}
+
 /*
  * Judge a request whose arguments have been read.  With the kill switch off
  * everything is allowed, whatever the scopes and APIs.
@@ -36,9 +45,7 @@ judge(FlrRequest *request, Oid function, FlrMode mode, int64 max_wait,
 {
 	if (!flr_enabled)
 	{
-		memset(outcome, 0, sizeof(FlrOutcome));
-		outcome->allowed = true;
-		outcome->reason = FLR_REASON_OFF;
+		kill_switch(outcome);
 		return;
 	}
 	flr_find_limits(request, function);
@@ -92,12 +99,10 @@ answer(FunctionCallInfo fcinfo, FlrSignature signature, FlrMode mode)
 	FlrRequest	request;
 	char		buffer[FLR_BIGINT_SIZE];
 	FlrOutcome	outcome;
-	FlrVerdict	verdict;
 
 	flr_read_request(fcinfo, signature, &request, buffer);
 	judge(&request, fcinfo->flinfo->fn_oid, mode, 0, &outcome, NULL);
-	flr_verdict_fill(&verdict, &request, &outcome);
-	return flr_verdict_datum(fcinfo, &verdict);
+	return flr_outcome_datum(fcinfo, &request, &outcome);
 }
 
 /* The body of fl_rate_refund() and its forms. */
@@ -273,34 +278,68 @@ typedef struct Batch
 	BatchArray	plans;
 } Batch;
 
-/* Fill in request number i of a batch, or raise. */
-static void
-batch_request(const Batch *batch, int i, FlrRequest *request)
-{
-	FlrPair    *pair = &request->pairs[0];
+/* So many requests of a batch are prepared together. */
+#define BATCH_CHUNK		64
 
-	request->npairs = 1;
-	pair->scope = batch_text(&batch->scopes, i, "scopes");
-	pair->key = batch_text(&batch->keys, i, "keys");
-	flr_check_key(pair->key);
-	request->api = batch_text(&batch->apis, i, "apis");
-	request->cost = 1;
+/* A request of a batch. */
+typedef struct BatchItem
+{
+	FlrPair		pair;
+	FlrText		api;
+	FlrText		plan;
+	int64		cost;
+	FlrLimitSet set;
+} BatchItem;
+
+/* Read request number i of a batch and find its limits, or raise. */
+static void
+read_item(const Batch *batch, int i, BatchItem *item)
+{
+	item->pair.scope = batch_text(&batch->scopes, i, "scopes");
+	item->pair.key = batch_text(&batch->keys, i, "keys");
+	flr_check_key(item->pair.key);
+	item->api = batch_text(&batch->apis, i, "apis");
+	item->cost = 1;
 	if (batch->costs.elements != NULL)
 	{
 		if (batch->costs.nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("costs must not contain nulls")));
-		request->cost = DatumGetInt64(batch->costs.elements[i]);
-		if (request->cost < 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("cost must be at least 1")));
+		item->cost = DatumGetInt64(batch->costs.elements[i]);
+		if (item->cost < 1)
+			flr_bad_cost();
 	}
-	request->plan.data = NULL;
-	request->plan.size = 0;
+	item->plan.data = NULL;
+	item->plan.size = 0;
 	if (batch->plans.elements != NULL && !batch->plans.nulls[i])
-		request->plan = batch_text(&batch->plans, i, "plans");
+	{
+		item->plan = batch_text(&batch->plans, i, "plans");
+		if (item->plan.size == 0)
+			flr_empty_argument("plan");
+	}
+	item->set.n = 0;
+	item->set.unlimited = NULL;
+	if (flr_enabled)
+		item->pair.subject = flr_limits_find(item->pair.scope, item->pair.key,
+											 item->api, item->plan, 0,
+											 &item->set);
+}
+
+/* Judge a request of a batch. */
+static void
+judge_item(const BatchItem *item, FlrRequest *request, FlrOutcome *outcome)
+{
+	request->npairs = 1;
+	request->pairs[0] = item->pair;
+	request->api = item->api;
+	request->plan = item->plan;
+	request->cost = item->cost;
+	request->set = item->set;
+	if (flr_enabled)
+		flr_counters_request(request, FLR_MODE_TRY, 0, outcome, NULL);
+	else
+		kill_switch(outcome);
 }
 
 PG_FUNCTION_INFO_V1(fl_rate_try_batch);
@@ -308,15 +347,17 @@ PG_FUNCTION_INFO_V1(fl_rate_try_batch);
 /*
  * fl_rate_try_batch(scopes, keys, apis, costs, plans): independent requests,
  * answered in order.  All arguments are validated before anything is spent.
+ * Then a chunk of requests is prepared at a time, so that its counters are on
+ * their way into the cache together, and judged one after the other.
  */
 Datum
 fl_rate_try_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			function = fcinfo->flinfo->fn_oid;
 	Batch		batch;
+	BatchItem  *items = palloc(BATCH_CHUNK * sizeof(BatchItem));
 	FlrRequest	request;
-	MemoryContext row_context;
+	MemoryContext chunk_context;
 	MemoryContext old;
 
 	batch_arg(fcinfo, 0, "scopes", TEXTOID, false, &batch.scopes);
@@ -330,34 +371,44 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	same_length(&batch.scopes, &batch.plans, "plans");
 	InitMaterializedSRF(fcinfo, 0);
 
-	row_context = AllocSetContextCreate(CurrentMemoryContext,
-										"fl_rate_try_batch",
-										ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(row_context);
+	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
+										  "fl_rate_try_batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(chunk_context);
 	for (int pass = 0; pass < 2; pass++)
-		for (int i = 0; i < batch.scopes.n; i++)
+		for (int first = 0; first < batch.scopes.n; first += BATCH_CHUNK)
 		{
-			FlrOutcome	outcome;
-			FlrVerdict	verdict;
-			Datum		values[FLR_VERDICT_COLUMNS];
-			bool		nulls[FLR_VERDICT_COLUMNS];
+			int			n = Min(batch.scopes.n - first, BATCH_CHUNK);
+			int64		wall_offset;
 
 			CHECK_FOR_INTERRUPTS();
-			MemoryContextReset(row_context);
-			batch_request(&batch, i, &request);
+			MemoryContextReset(chunk_context);
+			flr_limits_begin(fcinfo->flinfo->fn_oid);
+			for (int i = 0; i < n; i++)
+				read_item(&batch, first + i, &items[i]);
 			if (pass == 0)
-			{
-				if (flr_enabled)
-					flr_find_limits(&request, function);
 				continue;
+			for (int i = 0; i < n; i++)
+				flr_counters_prefetch(items[i].pair.subject, &items[i].set);
+			wall_offset = flr_counters_date(0);
+			for (int i = 0; i < n; i++)
+			{
+				FlrOutcome	outcome;
+				Datum		values[FLR_VERDICT_COLUMNS];
+				bool		nulls[FLR_VERDICT_COLUMNS];
+
+				judge_item(&items[i], &request, &outcome);
+				flr_outcome_values(&outcome, wall_offset,
+								   batch.scopes.elements[first + i],
+								   batch.keys.elements[first + i],
+								   batch.apis.elements[first + i],
+								   values, nulls);
+				tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+									 values, nulls);
 			}
-			judge(&request, function, FLR_MODE_TRY, 0, &outcome, NULL);
-			flr_verdict_fill(&verdict, &request, &outcome);
-			flr_verdict_values(&verdict, values, nulls);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-								 values, nulls);
 		}
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(row_context);
+	MemoryContextDelete(chunk_context);
+	pfree(items);
 	return (Datum) 0;
 }

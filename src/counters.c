@@ -51,6 +51,7 @@ typedef struct Job
 	int			nreal;			/* targets that are no shadows come first */
 	bool		full;			/* there is no more memory */
 	int64		now;
+	int64		wall_offset;	/* of the calendar, if a limit follows it */
 	int64		slot;
 	int			nstripes;
 	uint16		stripes[FLR_MAX_PAIRS];
@@ -176,8 +177,13 @@ judge_counter(const Job *job, Target *target)
 {
 	target->now = job->now + target->offset;
 	if (target->entry != NULL)
+	{
+		/* it may have expired, but is not to be swept for another target */
+		if (target->entry->expiry <= job->now)
+			target->entry->expiry = job->now + 1;
 		flr_advance(flr_arena, target->rule, &target->entry->state,
 					target->now);
+	}
 	target->available = flr_available(flr_arena, target->rule, target->state,
 									  target->now);
 	target->fits = job->request->cost <= target->available;
@@ -187,9 +193,8 @@ judge_counter(const Job *job, Target *target)
 static void
 resolve(Job *job)
 {
-	int64		wall_offset = 0;
-
 	job->now = flr_clock();
+	job->wall_offset = 0;
 	for (int i = 0; i < job->n; i++)
 	{
 		Target	   *target = &job->targets[i];
@@ -197,9 +202,9 @@ resolve(Job *job)
 		target->offset = 0;
 		if (target->rule->algorithm == FLR_FIXED_WINDOW)
 		{
-			if (wall_offset == 0)
-				wall_offset = GetCurrentTimestamp() - job->now;
-			target->offset = wall_offset;
+			if (job->wall_offset == 0)
+				job->wall_offset = GetCurrentTimestamp() - job->now;
+			target->offset = job->wall_offset;
 		}
 		find_counter(job, target);
 	}
@@ -338,7 +343,7 @@ count_refusal(const Job *job, Target *target)
 		/* a counter that only counts refusals makes room for any other */
 		if (!have_entry(job, target))
 			return;
-		flr_entry_set_expiry(target->entry, job->now);
+		flr_entry_set_expiry(target->entry, job->now + 1);
 	}
 	if (target->shadow)
 		target->entry->shadow_refused++;
@@ -605,6 +610,7 @@ decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
 
 	resolve(job);
 	outcome->now = job->now;
+	outcome->wall_offset = job->wall_offset;
 	if (must_refuse(job, &wait))
 	{
 		refuse(job, wait, outcome);
@@ -762,6 +768,7 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 			if (mode != FLR_MODE_CHECK)
 			{
 				outcome->reason = FLR_REASON_OK;
+				outcome->wall_offset = 0;
 				outcome->pair = request->set.pairs[0];
 				outcome->delay = 0;
 				outcome->wait = 0;
@@ -799,6 +806,7 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 		spend_one(request, mode, outcome))
 		return;
 
+	outcome->wall_offset = 0;
 	outcome->allowed = true;
 	outcome->reason = request->set.unlimited ? FLR_REASON_UNLIMITED :
 		FLR_REASON_NO_LIMIT;
@@ -859,6 +867,24 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 	if (job.nreal == 0)
 		outcome->reason = request->set.unlimited ? FLR_REASON_UNLIMITED :
 			FLR_REASON_NO_LIMIT;
+}
+
+/*
+ * Have the counters of a request that is to follow soon on their way into the
+ * processor's cache.
+ */
+void
+flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set)
+{
+	FlrEntryId	id = {.subject = subject};
+
+	if (!flr_local.attached)
+		return;
+	for (int i = 0; i < set->n; i++)
+	{
+		id.identity = set->limits[i]->identity;
+		flr_entry_prefetch(flr_stripe(flr_stripe_of(subject)), &id);
+	}
 }
 
 /* Attach to the store, or raise. */

@@ -74,6 +74,8 @@ typedef struct FlrOutcome
 	int64		wait;			/* until the request would be granted */
 	int64		reset;			/* until more remains than now */
 	int64		now;			/* elapsed time of the decision */
+	int64		wall_offset;	/* what the calendar that a limit follows was
+								 * ahead of that; 0: none does */
 } FlrOutcome;
 
 /* What fl_rate_wait() reserved, to be given back if it does not come to it. */
@@ -111,6 +113,7 @@ typedef struct FlrLook
 extern void flr_counters_request(FlrRequest *request, FlrMode mode,
 								 int64 max_wait, FlrOutcome *outcome,
 								 FlrReservation *reservation);
+extern void flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set);
 extern void flr_counters_cancel(FlrReservation *reservation);
 extern void flr_counters_wait_over(void);
 extern bool flr_counters_refund(FlrRequest *request, int64 *remaining);

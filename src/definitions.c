@@ -236,6 +236,7 @@ read_row(Relation table, HeapTuple tuple)
 		invalid_row(0, "name");
 	limit->limit_id = DatumGetInt32(values[COLUMN_LIMIT_ID - 1]);
 	limit->name = text_column(values, nulls, COLUMN_NAME);
+	limit->name_datum = CStringGetTextDatum(limit->name);
 	limit->scope = text_column(values, nulls, COLUMN_SCOPE);
 	limit->api = text_column(values, nulls, COLUMN_API);
 	limit->key = text_column(values, nulls, COLUMN_KEY);

@@ -58,9 +58,9 @@ CREATE TABLE @extschema@.fl_rate_limit (
         CHECK (period > interval '0' AND period <= interval '200 years'),
     CONSTRAINT fl_rate_limit_months_need_fixed_window
         CHECK (algorithm = 'fixed_window'
-               OR (EXTRACT(year FROM period) = 0 AND EXTRACT(month FROM period) = 0)),
+               OR (EXTRACT(year FROM period) = 0::numeric AND EXTRACT(month FROM period) = 0::numeric)),
     CONSTRAINT fl_rate_limit_months_stand_alone
-        CHECK ((EXTRACT(year FROM period) = 0 AND EXTRACT(month FROM period) = 0)
+        CHECK ((EXTRACT(year FROM period) = 0::numeric AND EXTRACT(month FROM period) = 0::numeric)
                OR period = pg_catalog.make_interval(years => EXTRACT(year FROM period)::integer,
                                                     months => EXTRACT(month FROM period)::integer)),
     CONSTRAINT fl_rate_limit_burst_needs_token_bucket

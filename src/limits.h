@@ -51,6 +51,7 @@ typedef struct FlrLimit
 {
 	int32		limit_id;		/* negative: shipped */
 	const char *name;
+	Datum		name_datum;		/* the same as text */
 	const char *scope;
 	const char *api;			/* "*": every api */
 	const char *key;			/* or NULL */

@@ -558,7 +558,8 @@ flr_entries_remove(FlrStripe *stripe,
 
 /*
  * Create an entry, which must not exist, in a locked stripe.  NULL when there
- * is no memory.  It begins with nothing spent and already expired.
+ * is no memory.  It begins with nothing spent and the earliest expiry that
+ * does not let it be swept at the same now.
  */
 FlrEntry *
 flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
@@ -592,7 +593,7 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	memset(entry, 0, sizeof(FlrEntry));
 	entry->id = *id;
 	entry->stats = stats;
-	entry->expiry = now;
+	entry->expiry = now + 1;
 	entry->key_size = key_size;
 	if (key_block != 0)
 	{

@@ -19,6 +19,7 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -48,14 +49,47 @@ to_string(FlrText text)
 	return pnstrdup(text.data, text.size);
 }
 
-/* Describe the outcome of a request. */
+/*
+ * The date that lies so many microseconds after the decision.  False for
+ * never, and for what no timestamp can say.  wall_offset is what the calendar
+ * is ahead of elapsed time, for limits that do not follow the calendar
+ * themselves.
+ */
+static bool
+date_after(const FlrOutcome *outcome, int64 wall_offset, int64 wait,
+		   TimestampTz *date)
+{
+	TimestampTz now;
+
+	if (outcome->wall_offset != 0)
+		now = outcome->now + outcome->wall_offset;
+	else
+	{
+		/* two clocks, each cut to the microsecond: never a moment too early */
+		now = outcome->now + wall_offset + (wait > 0);
+	}
+	if (wait == FLR_NEVER || wait >= END_TIMESTAMP - now)
+		return false;
+	*date = now + wait;
+	return true;
+}
+
+/* Does the kill switch, or the lack of any limit, leave nothing to say? */
+static bool
+says_nothing(const FlrOutcome *outcome)
+{
+	return outcome->reason == FLR_REASON_OFF ||
+		outcome->reason == FLR_REASON_NO_LIMIT;
+}
+
+/* Describe a refusal, for flr_raise_refusal(). */
 void
 flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 				 const FlrOutcome *outcome)
 {
 	const FlrPair *pair = &request->pairs[outcome->pair];
 	const FlrLimit *limit = outcome->limit;
-	TimestampTz now;
+	int64		wall_offset = flr_counters_date(0);
 
 	memset(verdict, 0, sizeof(FlrVerdict));
 	verdict->allowed = outcome->allowed;
@@ -63,91 +97,97 @@ flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 	verdict->scope = to_string(pair->scope);
 	verdict->key = to_string(pair->key);
 	verdict->api = to_string(request->api);
-	if (outcome->reason == FLR_REASON_OFF ||
-		outcome->reason == FLR_REASON_NO_LIMIT)
-		return;
-
-	now = flr_counters_date(outcome->now);
 	verdict->has_delay = true;
 	verdict->delay = outcome->delay;
-	if (outcome->wait != FLR_NEVER &&
-		outcome->wait < END_TIMESTAMP - now)
-	{
-		/* two clocks, each cut to the microsecond: never a moment too early */
-		verdict->has_next = true;
-		verdict->next_valid_at = now + outcome->wait + (outcome->wait > 0);
-	}
-	if (outcome->reset != FLR_NEVER &&
-		outcome->reset < END_TIMESTAMP - now)
-	{
-		verdict->has_reset = true;
-		verdict->reset_at = now + outcome->reset;
-	}
-	if (limit == NULL)
-		return;
+	verdict->has_next = date_after(outcome, wall_offset, outcome->wait,
+								   &verdict->next_valid_at);
+	verdict->has_reset = date_after(outcome, wall_offset, outcome->reset,
+									&verdict->reset_at);
 	verdict->name = limit->name;
 	verdict->limit_id = limit->limit_id;
 	verdict->has_period = limit->has_period;
 	verdict->period = limit->period;
-	if (!limit->unlimited)
-	{
-		verdict->has_remaining = true;
-		verdict->remaining = outcome->remaining;
-		verdict->has_max = true;
-		verdict->max_requests = limit->rule.max_requests;
-	}
+	verdict->has_remaining = true;
+	verdict->remaining = outcome->remaining;
+	verdict->has_max = true;
+	verdict->max_requests = limit->rule.max_requests;
 }
 
-/* An interval of so many microseconds. */
-static Interval *
-interval_of(int64 usecs)
-{
-	Interval   *interval = palloc0(sizeof(Interval));
-
-	interval->time = usecs;
-	return interval;
-}
-
-/* A text datum, or null. */
+/* The name of a reason as a text datum, made once. */
 static Datum
-text_or_null(const char *string, bool *isnull)
+reason_datum(FlrReason reason)
 {
-	*isnull = string == NULL;
-	return string ? CStringGetTextDatum(string) : (Datum) 0;
+	static Datum datums[lengthof(reasons)];
+
+	if (datums[reason] == (Datum) 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		datums[reason] = CStringGetTextDatum(reasons[reason]);
+		MemoryContextSwitchTo(old);
+	}
+	return datums[reason];
 }
 
-/* Fill the FLR_VERDICT_COLUMNS columns of fl_rate_verdict. */
+/*
+ * Fill the FLR_VERDICT_COLUMNS columns of fl_rate_verdict.  wall_offset is
+ * flr_counters_date(0); scope, key and api are text datums.  What the values point to
+ * lives until the next request, or the next call of this function.
+ */
 void
-flr_verdict_values(const FlrVerdict *verdict, Datum *values, bool *nulls)
+flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset, Datum scope,
+				   Datum key, Datum api, Datum *values, bool *nulls)
 {
-	memset(nulls, 0, FLR_VERDICT_COLUMNS * sizeof(bool));
-	values[0] = BoolGetDatum(verdict->allowed);
-	values[1] = CStringGetTextDatum(verdict->reason);
-	values[2] = Int64GetDatum(verdict->remaining);
-	nulls[2] = !verdict->has_remaining;
-	nulls[3] = !verdict->has_delay;
-	values[3] = nulls[3] ? (Datum) 0 :
-		IntervalPGetDatum(interval_of(verdict->delay));
-	values[4] = TimestampTzGetDatum(verdict->next_valid_at);
-	nulls[4] = !verdict->has_next;
-	values[5] = TimestampTzGetDatum(verdict->reset_at);
-	nulls[5] = !verdict->has_reset;
-	values[6] = text_or_null(verdict->scope, &nulls[6]);
-	values[7] = text_or_null(verdict->key, &nulls[7]);
-	values[8] = text_or_null(verdict->api, &nulls[8]);
-	values[9] = text_or_null(verdict->name, &nulls[9]);
-	values[10] = Int32GetDatum(verdict->limit_id);
-	nulls[10] = verdict->name == NULL;
-	values[11] = Int64GetDatum(verdict->max_requests);
-	nulls[11] = !verdict->has_max;
-	values[12] = IntervalPGetDatum(&verdict->period);
-	nulls[12] = !verdict->has_period;
+	static Interval delay;
+	const FlrLimit *limit = outcome->limit;
+	TimestampTz date;
+
+	memset(nulls, true, FLR_VERDICT_COLUMNS * sizeof(bool));
+	nulls[0] = nulls[1] = nulls[6] = nulls[7] = nulls[8] = false;
+	values[0] = BoolGetDatum(outcome->allowed);
+	values[1] = reason_datum(outcome->reason);
+	values[6] = scope;
+	values[7] = key;
+	values[8] = api;
+	if (says_nothing(outcome))
+		return;
+
+	delay.time = outcome->delay;
+	values[3] = IntervalPGetDatum(&delay);
+	nulls[3] = false;
+	nulls[4] = !date_after(outcome, wall_offset, outcome->wait, &date);
+	values[4] = TimestampTzGetDatum(date);
+	nulls[5] = !date_after(outcome, wall_offset, outcome->reset, &date);
+	values[5] = TimestampTzGetDatum(date);
+	if (limit == NULL)
+		return;
+	values[9] = limit->name_datum;
+	nulls[9] = false;
+	values[10] = Int32GetDatum(limit->limit_id);
+	nulls[10] = false;
+	values[12] = IntervalPGetDatum(&limit->period);
+	nulls[12] = !limit->has_period;
+	if (limit->unlimited)
+		return;
+	values[2] = Int64GetDatum(outcome->remaining);
+	nulls[2] = false;
+	values[11] = Int64GetDatum(limit->rule.max_requests);
+	nulls[11] = false;
+}
+
+/* A text datum of an argument's text. */
+static Datum
+text_datum(FlrText text)
+{
+	return PointerGetDatum(cstring_to_text_with_len(text.data, text.size));
 }
 
 /* A datum of type fl_rate_verdict, which the called function returns. */
 Datum
-flr_verdict_datum(FunctionCallInfo fcinfo, const FlrVerdict *verdict)
+flr_outcome_datum(FunctionCallInfo fcinfo, const FlrRequest *request,
+				  const FlrOutcome *outcome)
 {
+	const FlrPair *pair = &request->pairs[outcome->pair];
 	Datum		values[FLR_VERDICT_COLUMNS];
 	bool		nulls[FLR_VERDICT_COLUMNS];
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
@@ -163,7 +203,10 @@ flr_verdict_datum(FunctionCallInfo fcinfo, const FlrVerdict *verdict)
 		fcinfo->flinfo->fn_extra = desc;
 		MemoryContextSwitchTo(old);
 	}
-	flr_verdict_values(verdict, values, nulls);
+	flr_outcome_values(outcome,
+					   says_nothing(outcome) ? 0 : flr_counters_date(0),
+					   text_datum(pair->scope), text_datum(pair->key),
+					   text_datum(request->api), values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 

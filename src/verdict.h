@@ -45,10 +45,12 @@ typedef struct FlrVerdict
 
 extern void flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 							 const FlrOutcome *outcome);
-extern Datum flr_verdict_datum(FunctionCallInfo fcinfo,
-							   const FlrVerdict *verdict);
-extern void flr_verdict_values(const FlrVerdict *verdict, Datum *values,
-							   bool *nulls);
+extern void flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset,
+							   Datum scope, Datum key, Datum api,
+							   Datum *values, bool *nulls);
+extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
+							   const FlrRequest *request,
+							   const FlrOutcome *outcome);
 extern void flr_raise_refusal(const FlrVerdict *verdict);
 extern void flr_verdict_init(void);
 
