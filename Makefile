@@ -7,7 +7,7 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 
 REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 ISOLATION = $(sort $(patsubst test/isolation/specs/%.spec,%,$(wildcard test/isolation/specs/*.spec)))
-REGRESS_OPTS = --load-extension=fliplet_ratelimit
+REGRESS_OPTS = --encoding=UTF8 --no-locale --load-extension=fliplet_ratelimit
 ISOLATION_OPTS = --inputdir=test/isolation --load-extension=fliplet_ratelimit
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl

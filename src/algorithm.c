@@ -95,7 +95,7 @@ sweep_start(Sweep *sweep, FlrArena *arena, const FlrState *state,
 static inline int64
 sweep_next_leave(const Sweep *sweep)
 {
-	return sweep->leave.time + sweep->period;
+	return later(sweep->leave.time, sweep->period);
 }
 
 /* The largest S(u) for u in [from, from + period). */
@@ -157,7 +157,7 @@ sliding_first(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 								 sum > (uint64) ceiling);
 			 flr_record_next(&cursor))
 		{
-			t = Max(from, cursor.time + rule->period);
+			t = Max(from, later(cursor.time, rule->period));
 			sum -= (uint64) cursor.cost;
 		}
 		return t;
@@ -284,7 +284,7 @@ fixed_window(const FlrRule *rule, int64 t, int64 *start, int64 *end)
 	else
 	{
 		*start = rule->anchor + flr_floor_to(t - rule->anchor, rule->period);
-		*end = *start + rule->period;
+		*end = later(*start, rule->period);
 	}
 }
 
@@ -416,6 +416,8 @@ flr_slot(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 				if (fixed_count(arena, state, start, end) <=
 					rule->max_requests - cost)
 					return from;
+				if (end == FLR_NEVER)
+					return FLR_NEVER;
 				from = end;
 			}
 	}
@@ -483,6 +485,8 @@ flr_reset_at(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 				fixed_window(rule, now, &start, &end);
 				if (fixed_count(arena, state, start, end) < used)
 					return now;
+				if (end == FLR_NEVER)
+					return FLR_NEVER;
 				now = end;
 			}
 	}
@@ -701,13 +705,14 @@ flr_expiry(FlrArena *arena, const FlrRule *rule, const FlrState *state)
 		case FLR_SLIDING_WINDOW:
 			if (state->nruns == 0)
 				break;
-			return flr_record_last_time(arena, state) + rule->retention;
+			return later(flr_record_last_time(arena, state),
+						 rule->retention);
 		case FLR_FIXED_WINDOW:
 			if (state->nruns == 0)
 				break;
 			start = flr_record_last_time(arena, state);
 			fixed_window(rule, start, &start, &end);
-			return Max(end, start + rule->retention);
+			return Max(end, later(start, rule->retention));
 	}
 	return PG_INT64_MIN;
 }

@@ -29,11 +29,14 @@
 /* A first guess of a window is never further off than this. */
 #define MAX_MENDS		4
 
+/* 365.25 days */
+#define HOURS_PER_YEAR	8766
+
 /* Division that rounds towards minus infinity. */
 static inline int64
-floor_div(int64 a, int64 b)
+floor_div(int128 a, int64 b)
 {
-	return a / b - (a % b != 0 && (a < 0) != (b < 0));
+	return (int64) (a / b - (a % b != 0 && (a < 0) != (b < 0)));
 }
 
 /* The local time of an instant. */
@@ -51,53 +54,73 @@ to_local(TimestampTz instant, pg_tz *zone)
 	return local;
 }
 
-/* The instant of a local time; where there are two or none, PostgreSQL's. */
-static TimestampTz
-to_instant(Timestamp local, pg_tz *zone)
+/*
+ * The instant of a local time; where there are two or none, PostgreSQL's.
+ * False when it is out of range.
+ */
+static bool
+to_instant(Timestamp local, pg_tz *zone, TimestampTz *instant)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
 	int			tz;
-	TimestampTz instant;
 
-	if (timestamp2tm(local, NULL, &tm, &fsec, NULL, NULL) != 0)
-		return local;
+	if (!IS_VALID_TIMESTAMP(local) ||
+		timestamp2tm(local, NULL, &tm, &fsec, NULL, NULL) != 0)
+		return false;
 	tz = DetermineTimeZoneOffset(&tm, zone);
-	if (tm2timestamp(&tm, fsec, &tz, &instant) != 0)
-		return local;
-	return instant;
+	return tm2timestamp(&tm, fsec, &tz, instant) == 0;
 }
 
-/* A local time so many months later; the day is clipped to the month's. */
-static Timestamp
-add_months(Timestamp local, int64 months)
+/*
+ * A local time so many months later; the day is clipped to the month's.
+ * False when it is out of range.
+ */
+static bool
+add_months(Timestamp local, int64 months, Timestamp *result)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
 	int64		month;
-	Timestamp	result;
 
 	if (timestamp2tm(local, NULL, &tm, &fsec, NULL, NULL) != 0)
-		return local;
+		return false;
 	month = (int64) tm.tm_year * 12 + tm.tm_mon - 1 + months;
 	tm.tm_year = (int) floor_div(month, 12);
 	tm.tm_mon = (int) (month - (int64) tm.tm_year * 12) + 1;
 	tm.tm_mday = Min(tm.tm_mday,
 					 day_tab[isleap(tm.tm_year)][tm.tm_mon - 1]);
-	if (tm2timestamp(&tm, fsec, NULL, &result) != 0)
-		return local;
-	return result;
+	return IS_VALID_JULIAN(tm.tm_year, tm.tm_mon, tm.tm_mday) &&
+		tm2timestamp(&tm, fsec, NULL, result) == 0;
 }
 
-/* The instant at which window number n begins. */
+/*
+ * The instant at which window number n begins; beyond the calendar's ends,
+ * FLR_NEVER and its opposite.
+ */
 static TimestampTz
 window_start(const FlrCalendarArg *arg, int64 n)
 {
-	Timestamp	local = arg->months > 0 ?
-	add_months(arg->anchor, n * arg->months) :
-	arg->anchor + n * arg->days * USECS_PER_DAY;
+	Timestamp	local;
+	TimestampTz instant;
 
-	return to_instant(local, arg->zone);
+	if (arg->months > 0)
+	{
+		if (!add_months(arg->anchor, n * arg->months, &local))
+			return n > 0 ? FLR_NEVER : PG_INT64_MIN;
+	}
+	else
+	{
+		int128		usecs = (int128) n * arg->days * USECS_PER_DAY +
+		arg->anchor;
+
+		if (usecs != (Timestamp) usecs)
+			return n > 0 ? FLR_NEVER : PG_INT64_MIN;
+		local = (Timestamp) usecs;
+	}
+	if (!to_instant(local, arg->zone, &instant))
+		return n > 0 ? FLR_NEVER : PG_INT64_MIN;
+	return instant;
 }
 
 /* An FlrCalendar: the window that holds t, a TimestampTz. */
@@ -123,7 +146,8 @@ flr_calendar(const FlrRule *rule, int64 t, int64 *start, int64 *end)
 						  b.tm_mon - a.tm_mon, arg->months);
 	}
 	else
-		n = floor_div(local - arg->anchor, arg->days * USECS_PER_DAY);
+		n = floor_div((int128) local - arg->anchor,
+					  arg->days * USECS_PER_DAY);
 
 	*start = window_start(arg, n);
 	for (int i = 0; *start > t && i < MAX_MENDS; i++)
@@ -134,22 +158,21 @@ flr_calendar(const FlrRule *rule, int64 t, int64 *start, int64 *end)
 		*start = *end;
 		*end = window_start(arg, ++n + 1);
 	}
-
-	/* beyond the end of the calendar time must still go on */
-	if (*start > t || *end <= t)
-	{
-		*start = t;
-		*end = t + 1;
-	}
 }
 
-/* Microseconds of an interval, days being 24 hours and months 30 days. */
+/*
+ * Microseconds of an interval as extract(epoch) counts them: days of 24 hours,
+ * months of 30 days, years of 365.25 days.
+ */
 int64
 flr_interval_usecs(const Interval *interval)
 {
-	int128		usecs = (int128) interval->month * DAYS_PER_MONTH;
+	int128		usecs = interval->month / MONTHS_PER_YEAR * HOURS_PER_YEAR;
 
-	usecs = (usecs + interval->day) * USECS_PER_DAY + interval->time;
+	usecs = (usecs * USECS_PER_HOUR) +
+		(int128) (interval->month % MONTHS_PER_YEAR) * DAYS_PER_MONTH *
+		USECS_PER_DAY + (int128) interval->day * USECS_PER_DAY +
+		interval->time;
 	if (usecs > PG_INT64_MAX)
 		return PG_INT64_MAX;
 	if (usecs < PG_INT64_MIN)

@@ -1002,7 +1002,7 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 /* Do something to every counter of a subject that candidates may have. */
 static int64
 for_candidates(FlrHash subject, const FlrCandidate *candidates, int n,
-			   void (*act) (FlrEntry *entry, FlrAlgorithm algorithm,
+			   bool (*act) (FlrEntry *entry, FlrAlgorithm algorithm,
 							int64 arg),
 			   int64 arg)
 {
@@ -1033,10 +1033,8 @@ for_candidates(FlrHash subject, const FlrCandidate *candidates, int n,
 	{
 		FlrEntry   *entry = flr_entry_find(locked, &ids[i]);
 
-		if (entry == NULL)
-			continue;
-		act(entry, algorithms[i], arg);
-		count++;
+		if (entry != NULL && act(entry, algorithms[i], arg))
+			count++;
 	}
 	flr_stripe_unlock(stripe);
 	pfree(ids);
@@ -1045,15 +1043,19 @@ for_candidates(FlrHash subject, const FlrCandidate *candidates, int n,
 }
 
 /* for_candidates() action: nothing is spent any more. */
-static void
+static bool
 reset_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 now)
 {
-	(void) algorithm;
+	bool		spent = entry->state.nruns > 0 || entry->state.total > 0 ||
+	(algorithm == FLR_TOKEN_BUCKET &&
+	 entry->state.runs.bucket.remainder > 0);
+
 	flr_record_clear(flr_arena, &entry->state);
 	flr_entry_set_expiry(entry, now);
+	return spent;
 }
 
-/* Clear a subject's counters.  Returns how many there were. */
+/* Clear a subject's counters.  Returns in how many anything was spent. */
 int64
 flr_counters_reset(FlrHash subject, const FlrCandidate *candidates, int n)
 {
@@ -1061,13 +1063,14 @@ flr_counters_reset(FlrHash subject, const FlrCandidate *candidates, int n)
 }
 
 /* for_candidates() action: everything was spent earlier than it was. */
-static void
+static bool
 age_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 by)
 {
 	FlrRule		rule = {.algorithm = algorithm};
 
 	flr_age(flr_arena, &rule, &entry->state, by);
 	flr_entry_set_expiry(entry, entry->expiry - by);
+	return true;
 }
 
 /* Move a subject's counters into the past.  Returns how many there were. */

@@ -186,13 +186,15 @@ BEGIN
             DETAIL  = format('A definition''s key has at most 1024 bytes, this one has %s.', octet_length(NEW.key)),
             COLUMN  = 'key';
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE lower(z.name) = lower(NEW.time_zone))
-       AND NEW.time_zone <> 'UTC' THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('time zone "%s" not recognized', NEW.time_zone),
-            HINT    = 'See the view pg_timezone_names.',
-            COLUMN  = 'time_zone';
+    IF NEW.time_zone <> 'UTC' AND (TG_OP = 'INSERT' OR NEW.time_zone <> OLD.time_zone) THEN
+        -- reading all of the zones takes many milliseconds: only when needed
+        IF NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE lower(z.name) = lower(NEW.time_zone)) THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('time zone "%s" not recognized', NEW.time_zone),
+                HINT    = 'See the view pg_timezone_names.',
+                COLUMN  = 'time_zone';
+        END IF;
     END IF;
     PERFORM pg_advisory_xact_lock(TG_RELID::integer, hashtext(NEW.name));
     SELECT * INTO other FROM @extschema@.fl_rate_limit AS l
@@ -472,13 +474,13 @@ CREATE FUNCTION @extschema@.fl_rate_reset(scope text, key text, api text)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fl_rate_reset';
-COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, text, text) IS 'clears what such a request would spend from; returns how many counters there were';
+COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, text, text) IS 'clears what such a request would spend from; returns in how many counters anything was spent';
 
 CREATE FUNCTION @extschema@.fl_rate_reset(scope text, key bigint, api text)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fl_rate_reset_bigint';
-COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, bigint, text) IS 'clears what such a request would spend from; returns how many counters there were';
+COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, bigint, text) IS 'clears what such a request would spend from; returns in how many counters anything was spent';
 
 CREATE FUNCTION @extschema@.fl_rate_raise(verdict @extschema@.fl_rate_verdict)
 RETURNS bigint
@@ -551,7 +553,7 @@ COMMENT ON COLUMN @extschema@.fl_rate_counters.limit_id IS 'the row of fl_rate_l
 COMMENT ON COLUMN @extschema@.fl_rate_counters.scope IS 'scope of the key';
 COMMENT ON COLUMN @extschema@.fl_rate_counters.key IS 'the key, its first 64 bytes, or its digest (store_keys)';
 COMMENT ON COLUMN @extschema@.fl_rate_counters.api IS 'API, * for all of them';
-COMMENT ON COLUMN @extschema@.fl_rate_counters.used IS 'cost in use now, reservations included';
+COMMENT ON COLUMN @extschema@.fl_rate_counters.used IS 'cost that a request has to fit beside now';
 COMMENT ON COLUMN @extschema@.fl_rate_counters.remaining IS 'cost that is left';
 COMMENT ON COLUMN @extschema@.fl_rate_counters.granted IS 'requests granted since the counter exists';
 COMMENT ON COLUMN @extschema@.fl_rate_counters.refused IS 'requests refused';

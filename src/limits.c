@@ -541,6 +541,13 @@ closest(FlrText text, const char *best, int *best_distance,
 {
 	int			distance;
 
+	/* another case is no distance at all */
+	if (strlen(candidate) == (size_t) text.size &&
+		pg_strncasecmp(candidate, text.data, text.size) == 0)
+	{
+		*best_distance = 0;
+		return candidate;
+	}
 	distance = varstr_levenshtein_less_equal(text.data, text.size,
 											 candidate, strlen(candidate),
 											 1, 1, 1, *best_distance, true);

@@ -1,0 +1,66 @@
+-- fl_rate_try_batch: many independent requests in one round trip, answered in order.
+\set SHOW_CONTEXT never
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+SET intervalstyle = 'postgres';
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS fliplet_ratelimit CASCADE;
+CREATE EXTENSION fliplet_ratelimit;
+RESET client_min_messages;
+\pset format unaligned
+\pset tuples_only on
+
+-- What a statement answers, or its error without what differs from run to run
+CREATE FUNCTION pg_temp.answer(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	value text;
+	message text;
+	detail text;
+	hint text;
+	name text;
+BEGIN
+	EXECUTE statement INTO value;
+	RETURN 'answers ' || coalesce(value, 'NULL');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
+		hint = PG_EXCEPTION_HINT, name = CONSTRAINT_NAME;
+	IF SQLSTATE = 'PT429' THEN
+		RETURN 'PT429 by ' || name;
+	END IF;
+	IF detail LIKE 'Failing row contains%' OR detail LIKE 'Key (%' THEN
+		detail := '';
+	END IF;
+	detail := regexp_replace(detail, '^Row \d+', 'Row N');
+	RETURN concat_ws(E'\n    ', SQLSTATE || ' ' || message, nullif(detail, ''), nullif(hint, ''));
+END
+$$;
+CREATE FUNCTION pg_temp.answers(VARIADIC statements text[]) RETURNS SETOF text LANGUAGE sql AS $$
+	SELECT s || E'\n  ' || pg_temp.answer(s) FROM unnest(statements) WITH ORDINALITY AS u (s, n) ORDER BY n
+$$;
+
+-- Each is judged for itself: one that is refused does not hinder the others.
+SELECT ordinality, v.allowed, v.reason, v.remaining, v.scope, v.key, v.api, v.name
+FROM fl_rate_try_batch('{user,user,app,user,device}', '{b1,b1,b1,b2,b1}', '{ai,ai,app-actions,data-sources,ai}', '{8,3,60,1,1}') WITH ORDINALITY AS v ORDER BY ordinality;
+SELECT scope, key, name, used, granted, refused FROM fl_rate_counters ORDER BY scope, key, name;
+-- The same key many times is that many requests.
+SELECT count(*) FILTER (WHERE v.allowed), count(*) FILTER (WHERE NOT v.allowed), min(v.remaining)
+FROM fl_rate_try_batch(array_fill('user'::text, '{15}'), array_fill('b3'::text, '{15}'), array_fill('ai'::text, '{15}')) AS v;
+-- Costs are 1 unless they are given, plans none; of each request its own.
+SET client_min_messages = warning;
+INSERT INTO fl_rate_limit (name, scope, api, plan, max_requests, period) VALUES ('fliplet/ai', 'user', 'ai', 'pro', 100, '1 min');
+RESET client_min_messages;
+SELECT v.key, v.remaining, v.max_requests FROM fl_rate_try_batch('{user,user,user}', '{b4,b5,b6}', '{ai,ai,ai}', NULL, '{pro,NULL,free}') AS v;
+-- More than 16 are no trouble: a thousand keys, ten requests each.
+SELECT count(*), count(*) FILTER (WHERE v.allowed), bool_and(v.key = 'k' || (v.ordinality - 1) % 1000)
+FROM (SELECT array_agg('user'::text) AS scopes, array_agg('k' || i % 1000 ORDER BY i) AS keys, array_agg('communicate'::text) AS apis FROM generate_series(0, 9999) AS i) AS a,
+     fl_rate_try_batch(scopes, keys, apis) WITH ORDINALITY AS v;
+SELECT count(*), sum(used) FROM fl_rate_counters WHERE key ~ '^k\d+$';
+-- Nothing asked, nothing answered
+SELECT count(*) FROM fl_rate_try_batch('{}', '{}', '{}');
+-- It never raises because of a limit, and answers like fl_rate_try.
+SELECT to_jsonb(b) - 'next_valid_at' - 'reset_at' = to_jsonb(t) - 'next_valid_at' - 'reset_at' FROM fl_rate_try_batch('{user}', '{b1}', '{ai}', '{3}') AS b, fl_rate_try('user', 'b1', 'ai', 3) AS t;
+SET fliplet_ratelimit.enabled = off;
+SELECT v.allowed, v.reason, v.remaining, v.name FROM fl_rate_try_batch('{user,user}', '{b1,b2}', '{ai,ai}') AS v;
+
+SET client_min_messages = warning;
+DROP EXTENSION fliplet_ratelimit CASCADE;

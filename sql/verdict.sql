@@ -1,0 +1,112 @@
+-- A verdict as error, body, headers and JSON.
+\set SHOW_CONTEXT never
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+SET intervalstyle = 'postgres';
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS fliplet_ratelimit CASCADE;
+CREATE EXTENSION fliplet_ratelimit;
+RESET client_min_messages;
+\pset format unaligned
+\pset tuples_only on
+
+-- What a statement answers, or its error without what differs from run to run
+CREATE FUNCTION pg_temp.answer(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	value text;
+	message text;
+	detail text;
+	hint text;
+	name text;
+BEGIN
+	EXECUTE statement INTO value;
+	RETURN 'answers ' || coalesce(value, 'NULL');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
+		hint = PG_EXCEPTION_HINT, name = CONSTRAINT_NAME;
+	IF SQLSTATE = 'PT429' THEN
+		RETURN 'PT429 by ' || name;
+	END IF;
+	IF detail LIKE 'Failing row contains%' OR detail LIKE 'Key (%' THEN
+		detail := '';
+	END IF;
+	detail := regexp_replace(detail, '^Row \d+', 'Row N');
+	RETURN concat_ws(E'\n    ', SQLSTATE || ' ' || message, nullif(detail, ''), nullif(hint, ''));
+END
+$$;
+CREATE FUNCTION pg_temp.answers(VARIADIC statements text[]) RETURNS SETOF text LANGUAGE sql AS $$
+	SELECT s || E'\n  ' || pg_temp.answer(s) FROM unnest(statements) WITH ORDINALITY AS u (s, n) ORDER BY n
+$$;
+-- A verdict with these columns
+CREATE FUNCTION pg_temp.verdict(allowed boolean, reason text, remaining bigint DEFAULT 0, next_valid_at timestamptz DEFAULT NULL, reset_at timestamptz DEFAULT NULL, max_requests bigint DEFAULT 200,
+	period interval DEFAULT '10 s', name text DEFAULT 'fliplet/data-sources', delay interval DEFAULT '0', key text DEFAULT '42', limit_id int DEFAULT -1)
+RETURNS fl_rate_verdict LANGUAGE sql AS $$
+	SELECT ROW(allowed, reason, remaining, delay, next_valid_at, reset_at, 'user', key, 'data-sources', name, limit_id, max_requests, period)::fl_rate_verdict
+$$;
+
+-- The body has the three documented keys; its date is rounded up to the millisecond.
+SELECT jsonb_pretty(fl_rate_body(pg_temp.verdict(false, 'refused', next_valid_at => '2021-02-15 17:13:32.363+00')));
+SELECT fl_rate_body(pg_temp.verdict(false, 'refused', next_valid_at => d)) ->> 'nextValidRequestDate'
+FROM unnest('{2021-02-15 17:13:32.362001+00,2021-02-15 17:13:32.362999+00,2021-02-15 17:13:32.363001+00,2021-02-15 17:13:32+00,2021-12-31 23:59:59.9990001+00,2021-12-31 23:59:59.999001+00,2021-02-15 18:13:32.363+01,1969-12-31 23:59:59.9995+00,1960-02-29 12:00:00.000001+00}'::timestamptz[]) AS d;
+SET timezone = 'Asia/Kolkata';
+SELECT fl_rate_body(pg_temp.verdict(false, 'refused', next_valid_at => '2021-02-15 17:13:32.363+00')) ->> 'nextValidRequestDate';
+SET timezone = 'UTC';
+SELECT fl_rate_body(pg_temp.verdict(false, r)) FROM unnest('{too_large,blocked}'::text[]) AS r;
+-- It is NULL when the request is allowed.
+SELECT r, fl_rate_body(pg_temp.verdict(true, r, next_valid_at => now())) IS NULL FROM unnest('{ok,delayed,no_limit,unlimited,off}'::text[]) AS r;
+
+-- Headers: whole seconds rounded up, at least 1; numbers clamped to 15 digits; Retry-After only when refused.
+SELECT fl_rate_headers(pg_temp.verdict(true, 'ok', 5, now(), now() + interval '9.5 s'));
+SELECT fl_rate_headers(pg_temp.verdict(false, 'refused', 0, now() + interval '3.5 s', now() + interval '3.5 s'));
+SELECT fl_rate_headers(pg_temp.verdict(false, 'refused', 3, now() + interval '8.5 s', now() + interval '3.5 s'));
+SELECT fl_rate_headers(pg_temp.verdict(true, 'delayed', 0, now(), now() + interval '3.5 s', delay => '2.5 s'));
+SELECT fl_rate_headers(pg_temp.verdict(true, 'ok', 200, now()));
+SELECT fl_rate_headers(pg_temp.verdict(true, 'ok', 9223372036854775807, now(), now() + interval '0.000001 s', 9223372036854775807, '0.000001 s'));
+SELECT fl_rate_headers(pg_temp.verdict(true, 'ok', 999999999999999, now(), now() - interval '5 s', 1000000000000000, '36525 days'));
+SELECT fl_rate_headers(pg_temp.verdict(false, 'too_large', 200));
+SELECT fl_rate_headers(pg_temp.verdict(false, 'blocked', 0, max_requests => 0, period => NULL));
+SELECT fl_rate_headers(pg_temp.verdict(true, r, NULL, max_requests => NULL, period => NULL, name => NULL)) FROM unnest('{no_limit,off}'::text[]) AS r;
+SELECT fl_rate_headers(pg_temp.verdict(true, 'unlimited', NULL, now(), max_requests => NULL, period => NULL));
+SELECT fl_rate_headers(pg_temp.verdict(true, 'ok', 1, now(), period => p)) ->> 'RateLimit-Policy' FROM unnest('{1 s,1.000001 s,1 min,1 day,7 days,1 month}'::interval[]) AS p;
+-- Retry-After is never earlier than the date.
+SELECT bool_and(clock_timestamp() + (fl_rate_headers(v) ->> 'Retry-After')::int * interval '1 s' >= v.next_valid_at)
+FROM generate_series(1, 100) AS i, pg_temp.verdict(false, 'refused', 0, now() + i * interval '123.457 ms', now() + i * interval '123.457 ms') AS v;
+-- What a name may hold needs no escape in a header, only in JSON.
+SELECT fl_rate_headers(pg_temp.verdict(true, 'ok', 1, now(), name => 'a/b c;d=''e'',')) ->> 'RateLimit';
+
+-- JSON for JavaScript
+SELECT jsonb_pretty(fl_rate_json(pg_temp.verdict(true, 'ok', 199, '2021-02-15 17:13:22.362001+00', '2021-02-15 17:13:32.362001+00')));
+SELECT jsonb_pretty(fl_rate_json(pg_temp.verdict(true, 'no_limit', NULL, delay => NULL, max_requests => NULL, period => NULL, name => NULL, limit_id => NULL)));
+SELECT j -> 'allowed', j -> 'reason', j -> 'delayMs', j -> 'retryAfterMs' FROM (SELECT fl_rate_json(pg_temp.verdict(true, 'delayed', 0, '2021-02-15 17:13:22+00', delay => '1.2340001 s')) AS j) AS x;
+SELECT j -> 'delayMs' FROM unnest('{0,0.000001 s,0.001 s,0.0010001 s,0.001001 s,1 day}'::interval[]) AS d, fl_rate_json(pg_temp.verdict(true, 'delayed', 0, '2021-02-15 17:13:22+00', delay => d)) AS j;
+SELECT j -> 'allowed', j -> 'reason', (j ->> 'retryAfterMs')::numeric BETWEEN 3000 AND 3500 FROM (SELECT fl_rate_json(pg_temp.verdict(false, 'refused', 0, now() + interval '3.5 s')) AS j) AS x;
+SELECT j -> 'allowed', j -> 'reason', j -> 'nextValidAt', j -> 'retryAfterMs' FROM (SELECT fl_rate_json(pg_temp.verdict(false, 'blocked')) AS j) AS x;
+SELECT fl_rate_json(pg_temp.verdict(true, 'ok', 199, now(), key => E'k"e\\y\n✓')) ->> 'key';
+SELECT jsonb_object_agg(e.key, jsonb_typeof(e.value)) FROM fl_rate_try('user', 'j', 'ai') AS v, jsonb_each(fl_rate_json(v)) AS e;
+
+-- fl_rate_raise raises a refusal, and answers what remains of anything else.
+SELECT pg_temp.answer(format('SELECT fl_rate_raise(%L::fl_rate_verdict)', pg_temp.verdict(a, r, n)))
+FROM (VALUES (true, 'ok', 5), (true, 'delayed', 0), (true, 'no_limit', NULL), (true, 'unlimited', NULL), (true, 'off', NULL), (false, 'refused', 3), (false, 'too_large', 3), (false, 'blocked', 0), (false, 'store_full', NULL)) AS t (a, r, n);
+-- What travelled through another node raises as it would have there.
+DO $$
+DECLARE
+	state text; message text; detail text; hint text; name text;
+BEGIN
+	PERFORM fl_rate_raise('(f,refused,0,00:00:00,"2021-02-15 17:13:32.362001+00","2021-02-15 17:13:32.362001+00",user,42,data-sources,fliplet/data-sources,-1,200,00:00:10)'::fl_rate_verdict);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT, name = CONSTRAINT_NAME;
+	RAISE NOTICE E'%\n%\n%\n%', state, message, detail, name;
+	RAISE NOTICE '%', hint ~ '^Retry after \d+\.\d{3} seconds\.$';
+END
+$$;
+-- Incomplete and invalid verdicts
+SELECT pg_temp.answer(s) FROM unnest(ARRAY[$$SELECT fl_rate_raise(ROW(NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict)$$, $$SELECT fl_rate_body(ROW(NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict)$$,
+	$$SELECT fl_rate_headers(ROW(NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict)$$, $$SELECT fl_rate_json(ROW(NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict)$$]) AS s;
+SELECT pg_temp.answer(s) FROM unnest(ARRAY[$$SELECT fl_rate_raise(ROW(false,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict)$$, $$SELECT fl_rate_body(ROW(false,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict) ? 'message'$$,
+	$$SELECT fl_rate_headers(ROW(false,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict)$$, $$SELECT fl_rate_json(ROW(false,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict) ->> 'allowed'$$]) AS s;
+-- An infinite date is no date that a client could wait for, and no crash.
+SELECT fl_rate_body(v) -> 'nextValidRequestDate', fl_rate_headers(v) IS NOT NULL, fl_rate_json(v) IS NOT NULL FROM pg_temp.verdict(false, 'refused', 0, 'infinity', 'infinity') AS v;
+SELECT fl_rate_body(v) IS NOT NULL, fl_rate_headers(v) IS NOT NULL, fl_rate_json(v) IS NOT NULL FROM pg_temp.verdict(false, 'refused', 0, '294276-12-31 23:59:59+00', '4713-01-01 00:00 BC') AS v;
+
+SET client_min_messages = warning;
+DROP EXTENSION fliplet_ratelimit CASCADE;
