@@ -41,7 +41,7 @@ flr_text_of(Datum datum)
 		result.size = VARSIZE(value) - VARHDRSZ;
 		return result;
 	}
-	if (!VARATT_IS_SHORT(value))
+	if (!VARATT_IS_SHORT(value) || VARATT_IS_EXTERNAL(value))
 		value = pg_detoast_datum_packed(value);
 	result.data = VARDATA_ANY(value);
 	result.size = VARSIZE_ANY_EXHDR(value);

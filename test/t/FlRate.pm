@@ -1,0 +1,181 @@
+
+# FlRate.pm: what the TAP tests of fliplet_ratelimit share
+#
+# A cluster with the extension in it, sessions that stay open and report an
+# error's fields, and a few one-liners. Found by "use lib $FindBin::RealBin".
+
+# Copyright (c) 2026, the fliplet_ratelimit developers
+
+package FlRate;
+
+use strict;
+use warnings;
+
+use Exporter qw(import);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+our @EXPORT = qw(new_node session ask ask_ok start_query finish_query
+  refused_ok granted_ok sqlstate spend seconds_since wait_until);
+
+# A cluster named $name. Options: conf (more configuration), start, extension
+# (0 to leave that out), anything else goes to Cluster's init().
+sub new_node
+{
+	my ($name, %opt) = @_;
+	my $conf = delete $opt{conf} // '';
+	my $start = delete $opt{start} // 1;
+	my $extension = delete $opt{extension} // 1;
+
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(
+		extra => [ '--encoding=UTF8', '--locale=C' ],
+		%opt);
+	$node->append_conf('postgresql.conf', <<EOC);
+max_connections = 40
+log_statement = none
+autovacuum = off
+jit = off
+timezone = 'UTC'
+$conf
+EOC
+	if ($start)
+	{
+		$node->start;
+		$node->safe_psql('postgres', 'CREATE EXTENSION fliplet_ratelimit')
+		  if $extension;
+	}
+	return $node;
+}
+
+# A session that stays open, also after errors, and shows SQLSTATEs.
+sub session
+{
+	my ($node, $dbname) = @_;
+	my $session = $node->background_psql($dbname // 'postgres',
+		on_error_stop => 0);
+
+	$session->set_query_timer_restart;
+	$session->query('\set VERBOSITY verbose');
+	$session->query("SET lc_messages = 'C'");
+	$session->{stderr} = '';
+	return $session;
+}
+
+# Run one query in an open session; returns its output and its messages.
+sub ask
+{
+	my ($session, $query) = @_;
+
+	$session->{stderr} = '';
+	my $out = $session->query($query);
+	my $err = $session->{stderr};
+	$session->{stderr} = '';
+	return wantarray ? ($out, $err) : $out;
+}
+
+# The same, where an error ends the test.
+sub ask_ok
+{
+	my ($session, $query) = @_;
+	my ($out, $err) = ask($session, $query);
+
+	die "query \"$query\" failed: $err" if $err =~ /ERROR|FATAL/;
+	return $out;
+}
+
+# Send a query and return at once; finish_query() waits for its end. What marks
+# the end is sent along: a session that was terminated cannot be written to.
+sub start_query
+{
+	my ($session, $query) = @_;
+
+	$session->{stderr} = '';
+	$session->query_until(qr/on its way\n/,
+		"\\echo on its way\n$query;\n\\echo all done\n\\warn all done\n");
+	return;
+}
+
+# Wait for the end of what start_query() sent; returns output and messages. A
+# session that was terminated meanwhile has no more than messages.
+sub finish_query
+{
+	my ($session) = @_;
+
+	$session->{timeout}->start;
+	while (!($session->{stdout} =~ /all done\n/ && $session->{stderr} =~ /all done\n/))
+	{
+		last unless eval { $session->{run}->pump; 1 };
+		last unless $session->{run}->pumpable;
+		die 'query timed out' if $session->{timeout}->is_expired;
+	}
+	my ($out, $err) = ($session->{stdout}, $session->{stderr});
+	($session->{stdout}, $session->{stderr}) = ('', '');
+	s/all done\n// foreach ($out, $err);
+	chomp $out;
+	return ($out, $err);
+}
+
+# The SQLSTATE in the messages of a session, '' if all went well
+sub sqlstate
+{
+	my ($messages) = @_;
+
+	return $messages =~ /(?:ERROR|FATAL):  ([0-9A-Z]{5}):/ ? $1 : '';
+}
+
+# Query in an open session is refused with 429.
+sub refused_ok
+{
+	my ($session, $query, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($out, $err) = ask($session, $query);
+
+	return is(sqlstate($err), 'PT429', $name) || diag("answer: $out\n$err");
+}
+
+# Query in an open session answers this number.
+sub granted_ok
+{
+	my ($session, $query, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($out, $err) = ask($session, $query);
+
+	return is($out, $expected, $name) || diag($err);
+}
+
+# Make $n requests in one statement; returns how many were granted.
+sub spend
+{
+	my ($where, $n, $scope, $key, $api, $more) = @_;
+	my $sql = "SELECT count(*) FILTER (WHERE (v).allowed) FROM"
+	  . " (SELECT fl_rate_try('$scope', '$key', '$api'"
+	  . (defined $more ? ", $more" : '')
+	  . ") AS v FROM generate_series(1, $n) OFFSET 0) AS s";
+
+	return ref($where) =~ /Background/
+	  ? ask_ok($where, $sql)
+	  : $where->safe_psql('postgres', $sql);
+}
+
+sub seconds_since
+{
+	return Time::HiRes::time() - $_[0];
+}
+
+# Wait until the code says true, at most the test suite's time-out.
+sub wait_until
+{
+	my ($code) = @_;
+
+	foreach (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if $code->();
+		usleep(50_000);
+	}
+	return 0;
+}
+
+1;
