@@ -22,7 +22,14 @@ foreach my $file (@ARGV)
 	my $tap = do { local $/; <$fh> };
 	close($fh);
 
-	my $parser = TAP::Parser->new({ tap => $tap // '' });
+	# the parser does not take nothing for an answer, and neither do we
+	if (!defined $tap || $tap eq '')
+	{
+		$failed++;
+		next;
+	}
+
+	my $parser = TAP::Parser->new({ tap => $tap });
 	my ($wrong, $bailed) = (0, 0);
 
 	while (my $result = $parser->next)

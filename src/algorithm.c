@@ -7,9 +7,11 @@
  * (u - period, u].  A request of cost c is granted at t iff S(u) + c <=
  * max_requests for every u in [t, t + period); only reservations can make
  * that more than a statement about t itself.  Up to FLR_EXACT_RUNS runs are
- * exact; beyond, a run swallows what follows within the same step of
- * period / FLR_EXACT_RUNS and takes the later time, so spending leaves the
- * window late by less than one step and never early.
+ * exact; beyond, a run swallows what is spent within the same step of
+ * period / FLR_EXACT_RUNS and moves to the later time, which is now, so that
+ * spending leaves the window late by less than one step and never early.
+ * Reservations neither swallow nor are swallowed: moving what has been spent
+ * to a time that is still to come would hide it until then.
  *
  * Token bucket.  The Generic Cell Rate Algorithm of ITU-T I.371 in the form of
  * a leaky bucket as a meter: a level that drains by max_requests units a
@@ -43,6 +45,13 @@ static inline int64
 later(int64 a, int128 b)
 {
 	return b >= (int128) FLR_NEVER - a ? FLR_NEVER : (int64) (a + b);
+}
+
+/* A sum of costs, cut to what a cost can be. */
+static inline int64
+to_cost(uint64 sum)
+{
+	return sum > (uint64) PG_INT64_MAX ? PG_INT64_MAX : (int64) sum;
 }
 
 /* ------------------------------------------------------------------------
@@ -115,12 +124,12 @@ sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 		uint64		sum = state->total;
 
 		if (rule->retention == rule->period)
-			return (int64) sum; /* flr_advance() has dropped the rest */
+			return to_cost(sum);	/* flr_advance() has dropped the rest */
 		for (flr_record_start(&cursor, arena, state);
 			 cursor.left > 0 && cursor.time <= from - rule->period;
 			 flr_record_next(&cursor))
 			sum -= (uint64) cursor.cost;
-		return (int64) sum;
+		return to_cost(sum);
 	}
 
 	sweep_start(&sweep, arena, state, rule->period, from);
@@ -130,7 +139,7 @@ sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 		sweep_to(&sweep, sweep.enter.time);
 		peak = Max(peak, sweep.sum);
 	}
-	return (int64) peak;
+	return to_cost(peak);
 }
 
 /*
@@ -298,7 +307,7 @@ fixed_count(FlrArena *arena, const FlrState *state, int64 start, int64 end)
 	for (flr_record_start(&cursor, arena, state);
 		 cursor.left > 0 && cursor.time < end; flr_record_next(&cursor))
 		if (cursor.time >= start)
-			count += cursor.cost;
+			count += Min(cursor.cost, PG_INT64_MAX - count);
 	return count;
 }
 
@@ -528,20 +537,21 @@ flr_reserve_room(FlrArena *arena, const FlrRule *rule, FlrState *state,
 
 /*
  * Could flr_spend() of the same slot and cost, with merging, do without
- * memory?
+ * memory?  Only if it is now: see above.
  */
 bool
 flr_can_merge(FlrArena *arena, const FlrRule *rule, const FlrState *state,
-			  int64 slot, int64 cost)
+			  int64 now, int64 slot, int64 cost)
 {
 	return rule->algorithm == FLR_TOKEN_BUCKET ||
-		flr_record_can_merge(arena, state, record_time(rule, slot), cost);
+		(slot == now &&
+		 flr_record_can_merge(arena, state, record_time(rule, slot), cost));
 }
 
 /*
  * Spend cost at slot, which is now or, for a reservation, later.  False, and
- * nothing is spent, when there is no memory; if merge is set, a neighbouring
- * run then takes the cost and the later time wins.  *debt is what
+ * nothing is spent, when there is no memory; if merge is set and slot is now,
+ * the run before then takes the cost and moves to now.  *debt is what
  * flr_cancel() wants to know.
  */
 bool
@@ -579,7 +589,7 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 	}
 	return flr_record_add(arena, state, time, cost, wants_wide(rule),
 						  not_before) ||
-		(merge && flr_record_merge(arena, state, time, cost));
+		(merge && slot == now && flr_record_merge(arena, state, time, cost));
 }
 
 /*

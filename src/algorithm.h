@@ -98,7 +98,8 @@ extern bool flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state,
 extern bool flr_take(FlrArena *arena, const FlrRule *rule, FlrState *state,
 					 int64 now, int64 cost, int64 *remaining);
 extern bool flr_can_merge(FlrArena *arena, const FlrRule *rule,
-						  const FlrState *state, int64 slot, int64 cost);
+						  const FlrState *state, int64 now, int64 slot,
+						  int64 cost);
 extern int64 flr_refund(FlrArena *arena, const FlrRule *rule,
 						FlrState *state, int64 now, int64 cost);
 extern int64 flr_cancel(FlrArena *arena, const FlrRule *rule,

@@ -144,6 +144,9 @@ sleep_until(int64 until)
 						 (long) Min((left + 999) / 1000, LONGEST_NAP_MS),
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+
+		/* what follows may have to look at memory that others have added */
+		(void) flr_store_map();
 		CHECK_FOR_INTERRUPTS();
 	}
 }

@@ -19,10 +19,13 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
-#include "utils/dsa.h"
 
 #if PG_VERSION_NUM < 150000
 #error "fliplet_ratelimit needs PostgreSQL 15 or later"
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
 #endif
 
 #if PG_VERSION_NUM >= 170000
@@ -31,6 +34,10 @@
 #else
 #include "storage/backendid.h"
 #include "utils/timestamp.h"
+#endif
+
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
 #endif
 
 /* A small number that is this backend's alone for as long as it lives. */

@@ -19,8 +19,14 @@
 
 #include "counters.h"
 
+/* Rounds of looking for an instant that suits delaying and other limits. */
+#define MAX_ROUNDS		1000
+
 /* A request starts over at most so often before memory counts as used up. */
 #define MAX_ATTEMPTS	8
+
+/* Blocks that are enough for a request, unless it widens a long record. */
+#define ENOUGH_BLOCKS	128
 
 /* One limit of a request. */
 typedef struct Target
@@ -212,44 +218,69 @@ resolve(Job *job)
 		judge_counter(job, &job->targets[i]);
 }
 
-/* The first instant at which all limits but the shadows grant the request. */
+/*
+ * The first instant at which all limits but the shadows grant the request, or
+ * all but those and the delaying ones.
+ */
 static int64
-common_slot(const Job *job, int64 from)
+common_slot(const Job *job, int64 from, bool but_delaying)
 {
 	const FlrRule *rules[FLR_MAX_LIMITS];
 	const FlrState *states[FLR_MAX_LIMITS];
 	int64		offsets[FLR_MAX_LIMITS];
-
-	for (int i = 0; i < job->nreal; i++)
-	{
-		rules[i] = job->targets[i].rule;
-		states[i] = job->targets[i].state;
-		offsets[i] = job->targets[i].offset;
-	}
-	return flr_common_slot(flr_arena, rules, states, offsets, job->nreal,
-						   from, job->request->cost);
-}
-
-/*
- * Where only delaying limits stand in the way, a request is granted before
- * its slot: as soon as that is near enough.  The instant of that.
- */
-static int64
-delayed_from(const Job *job, int64 max_delay)
-{
-	int64		from = job->slot - max_delay;
+	int			n = 0;
 
 	for (int i = 0; i < job->nreal; i++)
 	{
 		const Target *target = &job->targets[i];
 
-		if (target->limit->on_limit != FLR_ON_LIMIT_DELAY &&
-			flr_slot(flr_arena, target->rule, target->state,
-					 from + target->offset,
-					 job->request->cost) != from + target->offset)
-			return job->slot;
+		if (but_delaying && target->limit->on_limit == FLR_ON_LIMIT_DELAY)
+			continue;
+		rules[n] = target->rule;
+		states[n] = target->state;
+		offsets[n++] = target->offset;
 	}
-	return from;
+	return flr_common_slot(flr_arena, rules, states, offsets, n, from,
+						   job->request->cost);
+}
+
+/*
+ * The first instant at which fl_rate_try() grants the request, perhaps with a
+ * delay: then all limits but the delaying ones grant it as it stands, and its
+ * slot is no further away than those which do not allow.
+ */
+static int64
+first_answer(const Job *job)
+{
+	int64		cost = job->request->cost;
+	int64		from = job->now;
+
+	for (int round = 0; round < MAX_ROUNDS; round++)
+	{
+		int64		max_delay = PG_INT64_MAX;
+		int64		slot;
+
+		from = common_slot(job, from, true);
+		if (from == FLR_NEVER)
+			return FLR_NEVER;
+		slot = common_slot(job, from, false);
+		if (slot == FLR_NEVER)
+			return FLR_NEVER;
+		for (int i = 0; i < job->nreal; i++)
+		{
+			const Target *target = &job->targets[i];
+			int64		at = from + target->offset;
+
+			if (target->limit->on_limit == FLR_ON_LIMIT_DELAY &&
+				flr_slot(flr_arena, target->rule, target->state, at,
+						 cost) != at)
+				max_delay = Min(max_delay, target->limit->max_delay);
+		}
+		if (slot - from <= max_delay)
+			return from;
+		from = slot - max_delay;
+	}
+	return common_slot(job, job->now, false);
 }
 
 /*
@@ -282,17 +313,19 @@ must_refuse(Job *job, int64 *wait)
 	if (fits)
 		return false;
 
-	job->slot = common_slot(job, job->now);
+	job->slot = common_slot(job, job->now, false);
 	*wait = FLR_NEVER;
 	if (job->slot == FLR_NEVER)
 		return true;
 	*wait = job->slot - job->now;
-	if (!delays)
-		return true;
-	if (*wait <= max_delay)
+	if (delays && *wait <= max_delay)
 		return false;
-	if (job->mode != FLR_MODE_WAIT)
-		*wait = delayed_from(job, max_delay) - job->now;
+	if (job->mode == FLR_MODE_TRY || job->mode == FLR_MODE_PEEK)
+	{
+		int64		answer = first_answer(job);
+
+		*wait = answer == FLR_NEVER ? FLR_NEVER : answer - job->now;
+	}
 	return true;
 }
 
@@ -447,14 +480,22 @@ note_grant(FlrEntry *entry, const FlrLimit *limit, int64 now, int64 expiry,
 	}
 }
 
+/* The elapsed time at which an entry's state is worth nothing to a target. */
+static inline int64
+expiry_of(const Target *target)
+{
+	int64		expiry = flr_expiry(flr_arena, target->rule, target->state);
+
+	/* never and always are the same in any time */
+	return expiry == FLR_NEVER || expiry == PG_INT64_MIN ? expiry :
+		expiry - target->offset;
+}
+
 /* The request has been granted: record it for one limit. */
 static void
 count_grant(const Job *job, Target *target)
 {
-	int64		expiry = flr_expiry(flr_arena, target->rule, target->state);
-
-	note_grant(target->entry, target->limit, job->now,
-			   expiry == FLR_NEVER ? expiry : expiry - target->offset,
+	note_grant(target->entry, target->limit, job->now, expiry_of(target),
 			   job->slot > job->now && !target->fits);
 }
 
@@ -506,7 +547,8 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 		if (!job->full)
 			return STATUS_NO_MEMORY;
 		if (target->entry != NULL &&
-			flr_can_merge(flr_arena, target->rule, target->state, slot, cost))
+			flr_can_merge(flr_arena, target->rule, target->state, target->now,
+						  slot, cost))
 			continue;
 		target->spend = false;
 		target->lacks = true;
@@ -706,15 +748,18 @@ set_stats(const Job *job)
 	}
 }
 
-/* There is no memory for a request: what then? */
+/* There is no memory to look at any counter of a request: what then? */
 static void
 no_memory(Job *job, FlrOutcome *outcome)
 {
-	if (flr_store != NULL)
+	job->now = flr_clock();
+	outcome->now = job->now;
+	if (flr_local.attached)
 		pg_atomic_fetch_add_u64(&flr_store->refused_full, 1);
+	if (job->nreal == 0)
+		return;					/* shadows never refuse */
 	if (flr_when_full == FLR_ANSWER_ERROR)
 	{
-		job->now = flr_clock();
 		job->targets[0].available = flr_capacity(job->targets[0].rule);
 		store_full(job, &job->targets[0], outcome);
 	}
@@ -852,7 +897,7 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 		unlock_stripes(&job);
 		if (status == STATUS_DONE)
 			break;
-		if (attempt < MAX_ATTEMPTS && flr_store_grow())
+		if (attempt < MAX_ATTEMPTS && flr_store_grow(ENOUGH_BLOCKS << attempt))
 			continue;
 		if (!swept)
 		{
@@ -929,32 +974,41 @@ lock_one(uint32 stripe)
 }
 
 /*
- * Take back a reservation, or what is left of it.  Raises nothing: it runs
- * while an error is being handled and while the backend exits.
+ * Take back a reservation, or what is left of it.  It runs while an error is
+ * being handled and while the backend exits, and raises only if memory that
+ * another backend has added cannot be mapped.
  */
 void
 flr_counters_cancel(FlrReservation *reservation)
 {
-	for (int i = 0; i < reservation->n; i++)
+	while (reservation->n > 0)
 	{
-		const FlrEntryId *id = &reservation->parts[i].id;
-		const FlrRule *rule = &reservation->parts[i].rule;
+		int			part = reservation->n - 1;
+		const FlrEntryId *id = &reservation->parts[part].id;
 		uint32		stripe = flr_stripe_of(id->subject);
 		FlrEntry   *entry;
 
 		flr_stripe_lock(stripe);
-		if (flr_store_is_mapped() &&
-			(entry = flr_entry_find(flr_stripe(stripe), id)) != NULL)
+		if (!flr_store_is_mapped())
 		{
-			flr_cancel(flr_arena, rule, &entry->state,
-					   reservation->parts[i].slot, reservation->cost,
-					   reservation->parts[i].debt);
+			flr_stripe_unlock(stripe);
+			flr_store_map_now();
+			continue;
+		}
+		entry = flr_entry_find(flr_stripe(stripe), id);
+		if (entry != NULL)
+		{
+			flr_cancel(flr_arena, &reservation->parts[part].rule,
+					   &entry->state, reservation->parts[part].slot,
+					   reservation->cost, reservation->parts[part].debt);
 			if (entry->granted > 0)
 				entry->granted--;
+			if (entry->stats != 0)
+				pg_atomic_fetch_sub_u64(&flr_stats(entry->stats)->granted, 1);
 		}
 		flr_stripe_unlock(stripe);
+		reservation->n--;
 	}
-	reservation->n = 0;
 }
 
 /*
@@ -970,9 +1024,9 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 	set_targets(&job, request);
 	if (job.n == 0)
 		return false;
-	flr_counters_attach();
-	if (!lock_stripes(&job))
+	do
 		flr_counters_attach();
+	while (!lock_stripes(&job));
 	resolve(&job);
 	*remaining = PG_INT64_MAX;
 	for (int i = 0; i < job.n; i++)
@@ -981,14 +1035,10 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 
 		if (target->entry != NULL)
 		{
-			int64		expiry;
-
 			flr_refund(flr_arena, target->rule, &target->entry->state,
 					   target->now, request->cost);
-			expiry = flr_expiry(flr_arena, target->rule, target->state);
 			flr_entry_set_expiry(target->entry,
-								 expiry == FLR_NEVER ? expiry :
-								 Max(job.now, expiry - target->offset));
+								 Max(job.now, expiry_of(target)));
 		}
 		if (!target->shadow)
 			*remaining = Min(*remaining,

@@ -19,6 +19,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -58,6 +59,27 @@ enum
 	NCOLUMNS = COLUMN_VALID_UNTIL
 };
 
+/* Their types, in order. */
+static const Oid column_types[NCOLUMNS] = {
+	[COLUMN_LIMIT_ID - 1] = INT4OID,
+	[COLUMN_NAME - 1] = TEXTOID,
+	[COLUMN_SCOPE - 1] = TEXTOID,
+	[COLUMN_API - 1] = TEXTOID,
+	[COLUMN_KEY - 1] = TEXTOID,
+	[COLUMN_PLAN - 1] = TEXTOID,
+	[COLUMN_MAX_REQUESTS - 1] = INT8OID,
+	[COLUMN_PERIOD - 1] = INTERVALOID,
+	[COLUMN_ALGORITHM - 1] = TEXTOID,
+	[COLUMN_BURST - 1] = INT8OID,
+	[COLUMN_ANCHOR - 1] = TIMESTAMPTZOID,
+	[COLUMN_TIME_ZONE - 1] = TEXTOID,
+	[COLUMN_ON_LIMIT - 1] = TEXTOID,
+	[COLUMN_MAX_DELAY - 1] = INTERVALOID,
+	[COLUMN_ENABLED - 1] = BOOLOID,
+	[COLUMN_VALID_FROM - 1] = TIMESTAMPTZOID,
+	[COLUMN_VALID_UNTIL - 1] = TIMESTAMPTZOID
+};
+
 /* The relations that are read, in the order in which they are locked. */
 enum
 {
@@ -83,7 +105,23 @@ struct FlrDefinitions
 {
 	Oid			oids[NRELS];
 	Relation	table;
+	MemoryContext rows;			/* where rows are allocated */
 };
+
+/* Does the table still have our columns? */
+static bool
+has_columns(Relation table)
+{
+	TupleDesc	desc = RelationGetDescr(table);
+
+	if (desc->natts < NCOLUMNS)
+		return false;
+	for (int i = 0; i < NCOLUMNS; i++)
+		if (TupleDescAttr(desc, i)->attisdropped ||
+			TupleDescAttr(desc, i)->atttypid != column_types[i])
+			return false;
+	return true;
+}
 
 /* The definitions table beside a function: the one in the same schema. */
 Oid
@@ -110,14 +148,17 @@ flr_definitions_name(Oid relation)
 }
 
 /*
- * Lock and open the tables.  NULL if one of the locks is not to be had and
- * wait is false.  Raises if the table is gone.
+ * Lock and open the tables, to read rows into a memory context.  NULL if one
+ * of the locks is not to be had and wait is false.  Raises if the table is
+ * gone.
  */
 FlrDefinitions *
-flr_definitions_open(Oid relation, bool wait)
+flr_definitions_open(Oid relation, bool wait, MemoryContext rows)
 {
 	FlrDefinitions *definitions = palloc0(sizeof(FlrDefinitions));
 	Oid			schema = get_rel_namespace(relation);
+
+	definitions->rows = rows;
 
 	for (int i = 0; i < NRELS; i++)
 	{
@@ -138,11 +179,10 @@ flr_definitions_open(Oid relation, bool wait)
 		definitions->oids[i] = oid;
 	}
 	definitions->table = try_table_open(relation, NoLock);
-	if (definitions->table == NULL ||
-		RelationGetDescr(definitions->table)->natts < NCOLUMNS)
+	if (definitions->table == NULL || !has_columns(definitions->table))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the table \"%s\" is gone or has lost columns",
+				 errmsg("the table \"%s\" is gone, or its columns are not what they were",
 						TABLE_NAME),
 				 errhint("Drop and create the extension \"fliplet_ratelimit\" again.")));
 	return definitions;
@@ -222,9 +262,10 @@ read_rule(FlrLimit *limit, const Datum *values, const bool *nulls)
 
 /* Turn a row into a limit. */
 static FlrLimit *
-read_row(Relation table, HeapTuple tuple)
+read_row(FlrDefinitions *definitions, HeapTuple tuple)
 {
-	TupleDesc	desc = RelationGetDescr(table);
+	TupleDesc	desc = RelationGetDescr(definitions->table);
+	MemoryContext old = MemoryContextSwitchTo(definitions->rows);
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
 	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 	FlrLimit   *limit = palloc0(sizeof(FlrLimit));
@@ -286,6 +327,7 @@ read_row(Relation table, HeapTuple tuple)
 		read_rule(limit, values, nulls);
 	pfree(values);
 	pfree(nulls);
+	MemoryContextSwitchTo(old);
 	return limit;
 }
 
@@ -342,7 +384,7 @@ flr_definitions_scan(FlrDefinitions *definitions, FlrRowCallback callback,
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		if (!is_key_row(definitions, tuple))
-			callback(read_row(definitions->table, tuple), arg);
+			callback(read_row(definitions, tuple), arg);
 	systable_endscan(scan);
 }
 
@@ -361,7 +403,7 @@ flr_definitions_scan_keys(FlrDefinitions *definitions,
 	while (n <= FLR_MAX_KEY_ROWS &&
 		   HeapTupleIsValid(tuple = systable_getnext(scan)))
 		if (is_key_row(definitions, tuple) && ++n <= FLR_MAX_KEY_ROWS)
-			callback(read_row(definitions->table, tuple), arg);
+			callback(read_row(definitions, tuple), arg);
 	systable_endscan(scan);
 	return n <= FLR_MAX_KEY_ROWS;
 }
@@ -387,7 +429,7 @@ flr_definitions_scan_key(FlrDefinitions *definitions, const char *scope,
 	text_key(&keys[1], COLUMN_KEY, key.data, key.size);
 	scan = begin_scan(definitions, REL_KEY_INDEX, 2, keys);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		callback(read_row(definitions->table, tuple), arg);
+		callback(read_row(definitions, tuple), arg);
 	systable_endscan(scan);
 }
 
@@ -405,22 +447,28 @@ flr_definitions_fetch(FlrDefinitions *definitions, int32 limit_id)
 	scan = begin_scan(definitions, REL_ID_INDEX, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
-		limit = read_row(definitions->table, tuple);
+		limit = read_row(definitions, tuple);
 	systable_endscan(scan);
 	return limit;
 }
 
-/* Is there a row for a single key with this scope and this api? */
+/*
+ * Is there a row for a single key with this scope and this api?  While the
+ * table is locked the answer is no.
+ */
 bool
 flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 							const FlrText *api)
 {
-	FlrDefinitions *definitions = flr_definitions_open(relation, true);
+	FlrDefinitions *definitions = flr_definitions_open(relation, false,
+													   CurrentMemoryContext);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	bool		found = false;
 
+	if (definitions == NULL)
+		return false;
 	if (api != NULL)
 		text_key(&key, COLUMN_API, api->data, api->size);
 	else
@@ -433,7 +481,7 @@ flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 			continue;
 		if (api != NULL && scope != NULL)
 		{
-			FlrLimit   *limit = read_row(definitions->table, tuple);
+			FlrLimit   *limit = read_row(definitions, tuple);
 
 			found = strlen(limit->scope) == (size_t) scope->size &&
 				memcmp(limit->scope, scope->data, scope->size) == 0;

@@ -4,8 +4,7 @@
  *	  Reading the tables fl_rate_limit and fl_rate_secret.
  *
  * Direct scans with a fresh snapshot: no SPI, no privileges, no regard to the
- * transaction's isolation level.  Rows are palloc'd in the current memory
- * context.
+ * transaction's isolation level.
  *
  * Copyright (c) 2026, the fliplet_ratelimit developers
  *
@@ -22,13 +21,17 @@
 /* Up to so many rows for single keys are copied whole. */
 #define FLR_MAX_KEY_ROWS	256
 
+/* The longest key that a row can be for, in bytes. */
+#define FLR_MAX_ROW_KEY		1024
+
 typedef struct FlrDefinitions FlrDefinitions;
 
 typedef void (*FlrRowCallback) (FlrLimit *limit, void *arg);
 
 extern Oid	flr_definitions_relation(Oid function);
 extern const char *flr_definitions_name(Oid relation);
-extern FlrDefinitions *flr_definitions_open(Oid relation, bool wait);
+extern FlrDefinitions *flr_definitions_open(Oid relation, bool wait,
+											MemoryContext rows);
 extern void flr_definitions_close(FlrDefinitions *definitions);
 extern void flr_definitions_check_triggers(FlrDefinitions *definitions);
 extern FlrHash flr_definitions_secret(FlrDefinitions *definitions);

@@ -61,8 +61,8 @@ CREATE TABLE @extschema@.fl_rate_limit (
                OR (EXTRACT(year FROM period) = 0::numeric AND EXTRACT(month FROM period) = 0::numeric)),
     CONSTRAINT fl_rate_limit_months_stand_alone
         CHECK ((EXTRACT(year FROM period) = 0::numeric AND EXTRACT(month FROM period) = 0::numeric)
-               OR period = pg_catalog.make_interval(years => EXTRACT(year FROM period)::integer,
-                                                    months => EXTRACT(month FROM period)::integer)),
+               OR (EXTRACT(day FROM period) = 0::numeric AND EXTRACT(hour FROM period) = 0::numeric
+                   AND EXTRACT(minute FROM period) = 0::numeric AND EXTRACT(second FROM period) = 0::numeric)),
     CONSTRAINT fl_rate_limit_burst_needs_token_bucket
         CHECK (burst IS NULL OR algorithm = 'token_bucket'),
     CONSTRAINT fl_rate_limit_anchor_needs_fixed_window

@@ -320,12 +320,15 @@ read_copy(Oid relation, bool wait)
 	FlrDefinitions *definitions;
 	Copy	   *c;
 
-	definitions = flr_definitions_open(relation, wait);
-	if (definitions == NULL)
-		return NULL;
 	context = AllocSetContextCreate(CacheMemoryContext,
 									"fliplet_ratelimit limits",
 									ALLOCSET_DEFAULT_SIZES);
+	definitions = flr_definitions_open(relation, wait, context);
+	if (definitions == NULL)
+	{
+		MemoryContextDelete(context);
+		return NULL;
+	}
 	PG_TRY();
 	{
 		old = MemoryContextSwitchTo(context);
@@ -346,7 +349,6 @@ read_copy(Oid relation, bool wait)
 		flr_definitions_scan(definitions, load_row, c);
 		set_retention(c);
 
-		MemoryContextSwitchTo(c->keys_context);
 		reset_keys(c);
 		if (!flr_definitions_scan_keys(definitions, load_key_row, c))
 		{
@@ -500,38 +502,47 @@ compete(FlrLimit **chosen, int *n, FlrLimit *limit)
 	chosen[(*n)++] = limit;
 }
 
+/* flr_definitions_scan_key() callback: put a row in front of a list. */
+static void
+collect_row(FlrLimit *limit, void *arg)
+{
+	FlrLimit  **list = arg;
+
+	set_identity(copy, limit);
+	limit->next = *list;
+	*list = limit;
+}
+
 /* Rows for a single key: the first of a list, NULL when there are none. */
 static FlrLimit *
 key_rows(const Scope *scope, FlrText key, FlrHash subject)
 {
 	KeyRows    *rows;
+	FlrDefinitions *definitions;
+	FlrLimit   *list = NULL;
+	bool		found;
 
-	if (!scope->keyed)
+	if (!scope->keyed || key.size > FLR_MAX_ROW_KEY)
 		return NULL;
 	rows = hash_search(copy->keys, &subject, HASH_FIND, NULL);
-	if (rows == NULL && !copy->keys_complete)
-	{
-		/* look into the table, once, and remember also that there is none */
-		FlrDefinitions *definitions;
-		MemoryContext old;
-		bool		found;
+	if (rows != NULL || copy->keys_complete)
+		return rows ? rows->limits : NULL;
 
-		definitions = flr_definitions_open(copy->relation, false);
-		if (definitions == NULL)
-		{
-			copy_is_valid = false;
-			return NULL;
-		}
-		old = MemoryContextSwitchTo(copy->keys_context);
-		flr_definitions_scan_key(definitions, scope->name, key,
-								 load_key_row, copy);
-		MemoryContextSwitchTo(old);
-		flr_definitions_close(definitions);
-		rows = hash_search(copy->keys, &subject, HASH_ENTER, &found);
-		if (!found)
-			rows->limits = NULL;
+	/* look into the table, once, and remember also that there is none */
+	definitions = flr_definitions_open(copy->relation, false,
+									   copy->keys_context);
+	if (definitions == NULL)
+	{
+		/* locked: what holds for everyone will have to do for now */
+		copy_is_valid = false;
+		return NULL;
 	}
-	return rows ? rows->limits : NULL;
+	flr_definitions_scan_key(definitions, scope->name, key, collect_row,
+							 &list);
+	flr_definitions_close(definitions);
+	rows = hash_search(copy->keys, &subject, HASH_ENTER, &found);
+	rows->limits = list;
+	return list;
 }
 
 /* The closest known name to an unknown one, or NULL. */
@@ -702,13 +713,18 @@ static void
 choose(Choice *choice, FlrText api, FlrText plan)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz until = PG_INT64_MAX;
+	FlrLimit   *chosen[FLR_MAX_LIMITS];
+	int			n = 0;
 
-	choice->n = 0;
-	choice->until = PG_INT64_MAX;
+	/* there may be too many, so nothing is stored before all is known */
 	for (FlrLimit *limit = choice->scope->limits; limit; limit = limit->next)
 		if (about(limit, api) &&
-			in_force(limit, plan, now, &choice->until) == FLR_WHY_APPLIES)
-			compete(choice->limits, &choice->n, limit);
+			in_force(limit, plan, now, &until) == FLR_WHY_APPLIES)
+			compete(chosen, &n, limit);
+	choice->n = n;
+	choice->until = until;
+	memcpy(choice->limits, chosen, n * sizeof(FlrLimit *));
 	choice->exempts = false;
 	for (int i = 0; i < choice->n; i++)
 		choice->exempts |= choice->limits[i]->unlimited;
@@ -738,6 +754,7 @@ search_choice(FlrText scope_name, FlrText api, FlrText plan)
 {
 	Choice	  **head;
 	Choice	   *choice;
+	Choice		fresh;
 	Scope	   *scope;
 
 	for (choice = *choice_head(scope_name, api, plan); choice != NULL;
@@ -759,12 +776,14 @@ search_choice(FlrText scope_name, FlrText api, FlrText plan)
 	check_api(scope, api);
 	if (copy->nchoices == MAX_CHOICES)
 		flr_limits_forget_choices();
-	choice = MemoryContextAllocZero(copy->choices_context, sizeof(Choice));
-	choice->scope = scope;
+	memset(&fresh, 0, sizeof(Choice));
+	fresh.scope = scope;
+	choose(&fresh, api, plan);
+	choice = MemoryContextAlloc(copy->choices_context, sizeof(Choice));
+	*choice = fresh;
 	choice->scope_name = copy_text(scope_name);
 	choice->api = copy_text(api);
 	choice->plan = copy_text(plan);
-	choose(choice, api, plan);
 	head = choice_head(scope_name, api, plan);
 	choice->next = *head;
 	*head = choice;
@@ -956,7 +975,8 @@ flr_limits_fetch(int32 limit_id)
 		for (limit = scope->limits; limit != NULL; limit = limit->next)
 			if (limit->limit_id == limit_id)
 				return limit;
-	definitions = flr_definitions_open(copy->relation, true);
+	definitions = flr_definitions_open(copy->relation, true,
+									   CurrentMemoryContext);
 	limit = flr_definitions_fetch(definitions, limit_id);
 	flr_definitions_close(definitions);
 	if (limit != NULL)

@@ -324,13 +324,10 @@ flr_record_add(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 	{
 		if (extend(&before, time, cost))
 			return true;
-		if (before.time == time)
-		{
-			if (!make_fit(arena, state, time, cost, before.cost))
-				return false;
-			find_at_or_before(&before, arena, state, time);
-			return extend(&before, time, cost);
-		}
+		if (!make_fit(arena, state, time, cost, before.cost))
+			return false;
+		find_at_or_before(&before, arena, state, time);
+		return extend(&before, time, cost);
 	}
 	if (state->nruns > 0 && !make_fit(arena, state, time, cost, 0))
 		return false;
@@ -358,52 +355,33 @@ flr_record_add(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 	return true;
 }
 
-/*
- * Put a cursor on the run that is to take the cost of a request for which
- * there is no memory: the run before it, else the one behind it.  *at is the
- * later of the two times.
- */
-static bool
-find_merge(FlrCursor *cursor, const FlrArena *arena, const FlrState *state,
-		   int64 time, int64 *at)
-{
-	if (state->nruns == 0)
-		return false;
-	find_at_or_before(cursor, arena, state, time);
-	if (cursor->left == 0)
-		flr_record_start(cursor, arena, state);
-	*at = Max(cursor->time, time);
-	return true;
-}
-
 /* Would flr_record_merge() of this time and cost succeed? */
 bool
 flr_record_can_merge(const FlrArena *arena, const FlrState *state,
 					 int64 time, int64 cost)
 {
 	FlrCursor	cursor;
-	int64		at;
 
-	if (!find_merge(&cursor, arena, state, time, &at))
+	find_at_or_before(&cursor, arena, state, time);
+	if (cursor.left == 0)
 		return false;
 	if (flr_is_wide(state))
 		return cost <= PG_INT64_MAX - cursor.cost;
-	return cost < FLR_NARROW_LIMIT - cursor.cost && at >= state->base &&
-		at - state->base < FLR_NARROW_LIMIT;
+	return cost < FLR_NARROW_LIMIT - cursor.cost && time >= state->base &&
+		time - state->base < FLR_NARROW_LIMIT;
 }
 
 /*
- * Record cost without memory: a neighbouring run takes it, and the later of
- * both times wins, so that nothing is forgotten too soon.
+ * Record cost without memory: the run before takes it and moves to its time,
+ * so that nothing is forgotten too soon.
  */
 bool
 flr_record_merge(FlrArena *arena, FlrState *state, int64 time, int64 cost)
 {
 	FlrCursor	cursor;
-	int64		at;
 
-	return find_merge(&cursor, arena, state, time, &at) &&
-		extend(&cursor, at, cost);
+	find_at_or_before(&cursor, arena, state, time);
+	return cursor.left > 0 && extend(&cursor, time, cost);
 }
 
 /*

@@ -48,10 +48,10 @@ flr_text_of(Datum datum)
 	return result;
 }
 
-extern void flr_null_argument(const char *name) pg_attribute_noreturn();
-extern void flr_empty_argument(const char *name) pg_attribute_noreturn();
-extern void flr_bad_key(FlrText key) pg_attribute_noreturn();
-extern void flr_bad_cost(void) pg_attribute_noreturn();
+pg_noreturn extern void flr_null_argument(const char *name);
+pg_noreturn extern void flr_empty_argument(const char *name);
+pg_noreturn extern void flr_bad_key(FlrText key);
+pg_noreturn extern void flr_bad_cost(void);
 
 /* A text argument that must not be NULL. */
 static inline FlrText

@@ -37,22 +37,19 @@ typedef struct FlrControl
 	uint32		layout;
 	LWLock		lock;			/* while the area is made */
 	int			tranche;
-	dsa_handle	area;			/* valid once store is */
-	dsa_pointer store;
-	char		reserved[16];
+	uint32		has_store;
+	dsm_handle	store;			/* valid if has_store */
+	char		reserved[20];
 } FlrControl;
 
-/* What a DSA segment of size bytes may need on top, generously. */
-#define SEGMENT_OVERHEAD(size)	((size) / 256 + 32 * 1024)
-
-/* DSA's first segment, and what of it is left for a slab beside the store. */
+/* The first segment holds the store and a first slab. */
 #define FIRST_SEGMENT	((size_t) 1024 * 1024)
-#define FIRST_SLAB		((size_t) 384 * 1024)
-#define MIN_SLAB		((size_t) 128 * 1024)
-#define USUAL_SLAB		((size_t) 1024 * 1024)
+#define STORE_SIZE		TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(FlrStore))
 
-/* Nobody asks for more blocks than this at once, one long record aside. */
-#define GROW_BELOW		128
+/* Slabs: the usual size, the least worth taking, the most that has names. */
+#define USUAL_SLAB		((size_t) 1024 * 1024)
+#define MIN_SLAB		((size_t) 128 * 1024)
+#define MAX_SLAB		((size_t) FLR_SLAB_BLOCKS * FLR_BLOCK_SIZE)
 
 /*
  * How long a busy stripe is waited for actively: its holder needs well below
@@ -131,7 +128,6 @@ init_control(void *segment)
 	fresh->layout = FLR_LAYOUT_VERSION;
 	fresh->tranche = LWLockNewTrancheId();
 	LWLockInitialize(&fresh->lock, fresh->tranche);
-	fresh->store = InvalidDsaPointer;
 }
 
 /* Fill in a zeroed store. */
@@ -152,69 +148,98 @@ init_store(FlrStore *store)
 		LWLockInitialize(&store->stripes[i].stripe.lock, control->tranche);
 }
 
-/* Take one slab of so many bytes; grow_lock is held. */
-static bool
-add_slab(size_t size)
+/*
+ * Make so many bytes at the start of a slab, number n, available as blocks.
+ * What is left of the slab before goes to the list of free blocks.
+ */
+static void
+open_slab(FlrStore *store, uint32 n, size_t size)
 {
-	FlrStore   *store = flr_store;
-	uint32		n = pg_atomic_read_u32(&store->nslabs);
-	dsa_pointer place;
-	uint32		nblocks = Min(size / FLR_BLOCK_SIZE, FLR_SLAB_BLOCKS);
-
-	if (n >= FLR_MAX_SLABS)
-		return false;
-	place = dsa_allocate_extended(flr_local.area, size,
-								  DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM);
-	if (!DsaPointerIsValid(place))
-		return false;
-	store->slabs[n].place = place;
-	store->slabs[n].nblocks = nblocks;
-
 	SpinLockAcquire(&store->pool_lock);
+	while (store->fresh < store->fresh_end)
+	{
+		FlrBlockId	block = store->fresh++;
+
+		*(FlrBlockId *) flr_block(flr_arena, block) = store->free;
+		store->free = block;
+	}
+	/* block 0 names no block */
 	store->fresh = (n << FLR_SLAB_SHIFT) + (n == 0 ? 1 : 0);
-	store->fresh_end = (n << FLR_SLAB_SHIFT) + nblocks;
+	store->fresh_end = (n << FLR_SLAB_SHIFT) + size / FLR_BLOCK_SIZE;
 	store->nfree += store->fresh_end - store->fresh;
+	pg_write_barrier();
 	pg_atomic_write_u32(&store->nslabs, n + 1);
 	SpinLockRelease(&store->pool_lock);
-	return true;
 }
 
-/* try_memory() step: attach to the area, and make it if there is none. */
+/*
+ * Attach to a segment for as long as this backend lives.  NULL when it is
+ * gone, which only a reset of shared memory can bring about.
+ */
+static void *
+attach_segment(dsm_handle handle)
+{
+	dsm_segment *segment = dsm_find_mapping(handle);
+
+	if (segment == NULL)
+	{
+		segment = dsm_attach(handle);
+		if (segment == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the shared memory of rate limit counters is gone")));
+		dsm_pin_mapping(segment);
+	}
+	return dsm_segment_address(segment);
+}
+
+/* Make a segment that outlives us; NULL when there are too many of them. */
+static dsm_segment *
+make_segment(size_t size)
+{
+	dsm_segment *segment = dsm_create(size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+
+	if (segment != NULL)
+	{
+		dsm_pin_segment(segment);
+		dsm_pin_mapping(segment);
+	}
+	return segment;
+}
+
+/* try_memory() step: attach to the store, and make it if there is none. */
 static bool
 attach_step(void)
 {
-	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	if (!DsaPointerIsValid(control->store))
-	{
-		dsa_area   *area;
-		dsa_pointer place;
+	FlrStore   *store;
+	bool		made = false;
 
-		area = dsa_create(control->tranche);
-		dsa_set_size_limit(area, FIRST_SEGMENT);
-		place = dsa_allocate_extended(area, sizeof(FlrStore),
-									  DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM |
-									  DSA_ALLOC_ZERO);
-		if (!DsaPointerIsValid(place))
-			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg_internal("could not place the counter store")));
-		flr_local.store = dsa_get_address(area, place);
-		flr_local.area = area;
-		init_store(flr_local.store);
-		if (!add_slab(FIRST_SLAB))
-			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg_internal("could not place the first slab")));
-		dsa_pin(area);
-		dsa_pin_mapping(area);
-		control->area = dsa_get_handle(area);
-		control->store = place;
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	if (!control->has_store)
+	{
+		dsm_segment *segment = make_segment(FIRST_SEGMENT);
+
+		if (segment == NULL)
+		{
+			LWLockRelease(&control->lock);
+			return false;
+		}
+		store = dsm_segment_address(segment);
+		memset(store, 0, sizeof(FlrStore));
+		init_store(store);
+		store->slabs[0] = dsm_segment_handle(segment);
+		control->store = store->slabs[0];
+		made = true;
 	}
 	else
+		store = attach_segment(control->store);
+	flr_local.slabs[0] = (char *) store + STORE_SIZE;
+	flr_local.nslabs = 1;
+	flr_local.store = store;
+	if (made)
 	{
-		flr_local.area = dsa_attach(control->area);
-		dsa_pin_mapping(flr_local.area);
-		flr_local.store = dsa_get_address(flr_local.area, control->store);
+		open_slab(store, 0, FIRST_SEGMENT - STORE_SIZE);
+		control->has_store = 1;
 	}
 	LWLockRelease(&control->lock);
 	return true;
@@ -230,48 +255,50 @@ map_step(void)
 	while (flr_local.nslabs < n)
 	{
 		flr_local.slabs[flr_local.nslabs] =
-			dsa_get_address(flr_local.area,
-							flr_store->slabs[flr_local.nslabs].place);
+			attach_segment(flr_store->slabs[flr_local.nslabs]);
 		flr_local.nslabs++;
 	}
 	return true;
 }
 
+/* How many free blocks grow_step() is to see to. */
+static uint32 grow_wanted;
+
 /*
- * try_memory() step: add a slab if the pool is short of blocks.
- *
- * DSA doubles the size of its segments as it grows.  A segment is filled with
- * zeros while somebody waits, so its size is kept down to that of the slab by
- * setting the area's limit just high enough for one.
+ * try_memory() step: add a slab if the pool has fewer than grow_wanted blocks.
+ * False: max_memory is reached, or there can be no more segments.
  */
 static bool
 grow_step(void)
 {
 	FlrStore   *store = flr_store;
 	size_t		limit = (size_t) flr_max_memory * 1024;
-	size_t		largest = Max(limit / 64, USUAL_SLAB);
-	size_t		size;
+	size_t		largest = Min(Max(limit / 64, USUAL_SLAB), MAX_SLAB);
+	size_t		size = Min(Max(store->committed / 16, USUAL_SLAB), largest);
 	bool		done = true;
+	uint32		n;
 
 	LWLockAcquire(&store->grow_lock, LW_EXCLUSIVE);
-	if (store->nfree < GROW_BELOW)
+	n = pg_atomic_read_u32(&store->nslabs);
+
+	/* another backend may have been faster; then look again first */
+	if (store->nfree < grow_wanted && n == flr_local.nslabs)
 	{
-		size = Min(Max(store->committed / 16, USUAL_SLAB), largest);
-		while (size >= MIN_SLAB &&
-			   store->committed + size + SEGMENT_OVERHEAD(size) > limit)
+		size -= size % BLCKSZ;
+		while (size >= MIN_SLAB && store->committed + size > limit)
 			size /= 2;
 		done = false;
-		if (size >= MIN_SLAB)
+		if (size >= MIN_SLAB && n < FLR_MAX_SLABS)
 		{
-			size_t		committed = store->committed + size +
-			SEGMENT_OVERHEAD(size);
+			dsm_segment *segment = make_segment(size);
 
-			dsa_set_size_limit(flr_local.area, committed);
-			done = add_slab(size);
-			if (done)
-				store->committed = committed;
-			else
-				dsa_set_size_limit(flr_local.area, store->committed);
+			if (segment != NULL)
+			{
+				store->slabs[n] = dsm_segment_handle(segment);
+				store->committed += size;
+				open_slab(store, n, size);
+				done = true;
+			}
 		}
 	}
 	LWLockRelease(&store->grow_lock);
@@ -317,12 +344,26 @@ flr_store_map_more(void)
 }
 
 /*
- * Add memory to a pool that is short of blocks.  No stripe may be locked.  False: the store has
- * reached max_memory, or the system has no more.
+ * Map what there is to map while an error is being handled or the backend
+ * exits, where no subtransaction can be started.  Raises if that fails.
+ */
+void
+flr_store_map_now(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	(void) map_step();
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * See to it that the pool has so many blocks.  No stripe may be locked.
+ * False: the store has reached max_memory, or the system has no more.
  */
 bool
-flr_store_grow(void)
+flr_store_grow(uint32 wanted)
 {
+	grow_wanted = wanted;
 	return try_memory(grow_step);
 }
 
@@ -610,6 +651,18 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	return entry;
 }
 
+/* Have the next sweep of the whole store look at what expires then. */
+static void
+lower_sweep_again(int64 expiry)
+{
+	uint64		old = pg_atomic_read_u64(&flr_store->sweep_again);
+
+	while (expiry < (int64) old &&
+		   !pg_atomic_compare_exchange_u64(&flr_store->sweep_again, &old,
+										   (uint64) expiry))
+		;
+}
+
 /*
  * Set an entry's expiry to an instant that may lie before the old one, in a
  * locked stripe.
@@ -618,8 +671,7 @@ void
 flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 {
 	entry->expiry = expiry;
-	if (expiry < (int64) pg_atomic_read_u64(&flr_store->sweep_again))
-		pg_atomic_write_u64(&flr_store->sweep_again, (uint64) expiry);
+	lower_sweep_again(expiry);
 }
 
 /* Copy what is kept of an entry's key, key_size bytes. */
@@ -640,10 +692,12 @@ flr_entry_key(const FlrEntry *entry, char *text)
 int64
 flr_store_sweep(int64 now)
 {
+	int64		again = (int64) pg_atomic_read_u64(&flr_store->sweep_again);
 	int64		next_expiry = PG_INT64_MAX;
 	int64		freed = 0;
 
-	if (now < (int64) pg_atomic_read_u64(&flr_store->sweep_again))
+	/* the maximum stands while somebody is at it: then help */
+	if (now < again && again != PG_INT64_MAX)
 		return 0;
 	pg_atomic_write_u64(&flr_store->sweep_again, PG_INT64_MAX);
 	for (uint32 i = 0; i < FLR_STRIPES; i++)
@@ -657,13 +711,12 @@ flr_store_sweep(int64 now)
 		flr_stripe_unlock(i);
 		if (INTERRUPTS_PENDING_CONDITION())
 		{
-			pg_atomic_write_u64(&flr_store->sweep_again, now);
+			lower_sweep_again(now);
 			CHECK_FOR_INTERRUPTS();
 		}
 	}
 	/* entries made meanwhile may have lowered it already */
-	if (next_expiry < (int64) pg_atomic_read_u64(&flr_store->sweep_again))
-		pg_atomic_write_u64(&flr_store->sweep_again, next_expiry);
+	lower_sweep_again(next_expiry);
 	return freed;
 }
 

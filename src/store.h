@@ -5,11 +5,13 @@
  *
  * The store appears when it is first used, needs no preloading, and lives as
  * long as the postmaster does not reset shared memory.  A small control
- * struct of fixed name and size leads to a pinned DSA area, and that to an
- * FlrStore.
+ * struct of fixed name and size leads to a pinned segment of dynamic shared
+ * memory, which holds an FlrStore and the first slab.
  *
- * Memory.  The area is grown in slabs, which are cut into blocks of
- * FLR_BLOCK_SIZE bytes.  Everything that grows is made of blocks: entries,
+ * Memory.  The store is grown in slabs, each a pinned segment of its own,
+ * which are cut into blocks of FLR_BLOCK_SIZE bytes.  (A DSA area would double
+ * its segments, and whoever makes one waits while it is filled with zeros; and
+ * it loses a little memory each time that the system has none.)  Everything that grows is made of blocks: entries,
  * the records behind them, hash buckets, statistics.  Free blocks form one
  * pool.  Slabs are never returned; a block may serve anything next time.
  * Blocks of statistics stay blocks of statistics, so that a backend may keep
@@ -37,10 +39,11 @@
 
 #include <time.h>
 
+#include "datatype/timestamp.h"
 #include "port/atomics.h"
+#include "storage/dsm.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
-#include "utils/dsa.h"
 
 #include "algorithm.h"
 #include "hash.h"
@@ -144,13 +147,6 @@ typedef struct FlrStats
 
 StaticAssertDecl(sizeof(FlrStats) <= FLR_BLOCK_SIZE, "statistics fit");
 
-/* A slab: where it is, and how many blocks it has. */
-typedef struct FlrSlab
-{
-	dsa_pointer place;
-	uint32		nblocks;
-} FlrSlab;
-
 typedef struct FlrStore
 {
 	/* the pool of free blocks */
@@ -163,7 +159,7 @@ typedef struct FlrStore
 	pg_atomic_uint32 nslabs;
 	LWLock		grow_lock;
 	uint64		committed;		/* bytes taken from the system */
-	FlrSlab		slabs[FLR_MAX_SLABS];
+	dsm_handle	slabs[FLR_MAX_SLABS];	/* slab 0 is behind this struct */
 
 	LWLock		stats_lock;
 	FlrBlockId	stats[FLR_STATS_HEADS];
@@ -183,7 +179,6 @@ typedef struct FlrLocal
 {
 	FlrArena	arena;			/* first: its functions cast it back */
 	FlrStore   *store;
-	dsa_area   *area;
 	bool		attached;
 	uint32		nslabs;			/* mapped slabs */
 	char	   *slabs[FLR_MAX_SLABS];
@@ -229,7 +224,8 @@ flr_store_is_mapped(void)
 
 extern bool flr_store_first_attach(void);
 extern bool flr_store_map_more(void);
-extern bool flr_store_grow(void);
+extern void flr_store_map_now(void);
+extern bool flr_store_grow(uint32 wanted);
 
 /*
  * Attach to the store, which is made if this is the first use of it.  False

@@ -96,7 +96,7 @@ find_key(const TriggerData *trigdata, const char *source)
 	}
 	if ((name = after_prefix(source, "setting:")) != NULL)
 	{
-		key = GetConfigOption(name, true, false);
+		key = GetConfigOption(name, true, true);
 		if (key == NULL || key[0] == '\0')
 			no_key(trigdata, "setting", name);
 		return key;

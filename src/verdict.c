@@ -306,7 +306,10 @@ append_date(StringInfo json, bool has_date, TimestampTz date)
 		appendStringInfoString(json, "null");
 		return;
 	}
-	appendStringInfo(json, "\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\"",
+	/* ECMAScript has six digits for years beyond the usual four */
+	appendStringInfo(json, tm.tm_year >= 0 && tm.tm_year <= 9999 ?
+					 "\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\"" :
+					 "\"%+07d-%02d-%02dT%02d:%02d:%02d.%03dZ\"",
 					 tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour,
 					 tm.tm_min, tm.tm_sec, (int) (fsec / 1000));
 }

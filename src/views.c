@@ -121,7 +121,11 @@ fl_rate_explain(PG_FUNCTION_ARGS)
 	int			n;
 
 	if (!PG_ARGISNULL(3))
+	{
 		plan = flr_text_arg(fcinfo, 3, "plan");
+		if (plan.size == 0)
+			flr_empty_argument("plan");
+	}
 	flr_check_key(key);
 	InitMaterializedSRF(fcinfo, 0);
 	flr_limits_begin(fcinfo->flinfo->fn_oid);

@@ -136,25 +136,25 @@ SQL
 my $reader = session($node);
 ask_ok($reader, check('wal'));
 $node->safe_psql('postgres', 'CHECKPOINT');
-my $before;
-# the standby snapshot that the background writer logs, and statistics
-wait_until(
-	sub {
-		my $now = $node->safe_psql('postgres', $counts);
-		my $quiet = defined $before && $now eq $before;
-		$before = $now;
-		return $quiet;
-	});
-ask_ok($reader, 'BEGIN READ ONLY');
-ask_ok($reader, q{SELECT fl_rate_try('user', i::text, 'small') FROM generate_series(1, 1000) AS i});
-ask_ok($reader, q{SELECT fl_rate_peek('user', 'wal', 'data-sources'), fl_rate_refund('user', 'wal', 'small')});
-refused_ok($reader, q{SELECT fl_rate_check('user', 'wal', 'small', 5)}, 'a refusal');
-ask_ok($reader, 'ROLLBACK');
-granted_ok($reader, q{SELECT count(*) FROM fl_rate_counters WHERE key ~ '^\d+$' AND used = 1},
-	1000, 'a thousand checks have spent');
+
+# The server may write WAL of its own at any time (pruning, hint bits, a
+# standby snapshot), a check that wrote some would do so every time.
+my $silent = 0;
+for my $attempt (1 .. 10)
+{
+	my $before = $node->safe_psql('postgres', $counts);
+	ask_ok($reader, 'BEGIN READ ONLY');
+	ask_ok($reader, qq{SELECT fl_rate_try('user', '$attempt-' || i, 'small') FROM generate_series(1, 1000) AS i});
+	ask_ok($reader, q{SELECT fl_rate_peek('user', 'wal', 'data-sources'), fl_rate_refund('user', 'wal', 'small')});
+	refused_ok($reader, q{SELECT fl_rate_check('user', 'wal', 'small', 5)}, 'a refusal');
+	ask_ok($reader, 'ROLLBACK');
+	granted_ok($reader, qq{SELECT count(*) FROM fl_rate_counters WHERE key ~ '^$attempt-\\d+\$' AND used = 1},
+		1000, 'a thousand checks have spent');
+	$silent = $node->safe_psql('postgres', $counts) eq $before;
+	last if $silent;
+}
 $reader->quit;
-is($node->safe_psql('postgres', $counts),
-	$before, 'and written no WAL and no table');
+ok($silent, 'and written no WAL and no table');
 
 $session->quit;
 $node->stop;
