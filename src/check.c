@@ -53,7 +53,7 @@ judge(FlrRequest *request, Oid function, FlrMode mode, int64 max_wait,
 }
 
 /* Raise the refusal that an outcome describes. */
-static void
+static pg_noinline void
 raise_outcome(const FlrRequest *request, const FlrOutcome *outcome)
 {
 	FlrVerdict	verdict;

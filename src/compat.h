@@ -47,7 +47,7 @@ flr_proc_number(void)
 #if PG_VERSION_NUM >= 170000
 	return MyProcNumber;
 #else
-	return MyBackendId;
+	return MyBackendId - 1;
 #endif
 }
 

@@ -363,10 +363,10 @@ count_refusal(const Job *job, Target *target)
 	if (stats != NULL)
 	{
 		if (target->shadow)
-			pg_atomic_fetch_add_u64(&stats->shadow_refused, 1);
+			flr_stats_count(stats, &stats->shadow_refused);
 		else
 		{
-			pg_atomic_fetch_add_u64(&stats->refused, 1);
+			flr_stats_count(stats, &stats->refused);
 			pg_atomic_write_u64(&stats->last_refused, job->now);
 		}
 		pg_atomic_write_u64(&stats->last_checked, job->now);
@@ -473,9 +473,9 @@ note_grant(FlrEntry *entry, const FlrLimit *limit, int64 now, int64 expiry,
 	{
 		FlrStats   *stats = flr_stats(limit->stats);
 
-		pg_atomic_fetch_add_u64(&stats->granted, 1);
+		flr_stats_count(stats, &stats->granted);
 		if (delayed)
-			pg_atomic_fetch_add_u64(&stats->delayed, 1);
+			flr_stats_count(stats, &stats->delayed);
 		pg_atomic_write_u64(&stats->last_checked, now);
 	}
 }
@@ -515,6 +515,7 @@ note_reservation(FlrReservation *reservation, const Target *target,
 	reservation->parts[n].slot = slot + target->offset;
 	reservation->parts[n].offset = target->offset;
 	reservation->parts[n].debt = debt;
+	reservation->parts[n].stats = target->limit->stats;
 }
 
 /*
@@ -827,29 +828,13 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 	return done;
 }
 
-/*
- * Judge a request by its limits, and spend unless mode says otherwise.
- *
- * FLR_MODE_CHECK fills in no more of a grant's outcome than allowed, limit
- * and remaining.  max_wait (microseconds) bounds FLR_MODE_WAIT.  A reservation, which only
- * FLR_MODE_WAIT needs, is filled in if the request is to be served later; the
- * caller then has a place among the sleepers, and leaves it with
- * flr_counters_wait_over().
- */
-void
-flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
-					 FlrOutcome *outcome, FlrReservation *reservation)
+/* flr_counters_request() for all but the usual request. */
+static pg_noinline void
+request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
+			   FlrOutcome *outcome, FlrReservation *reservation)
 {
 	Job			job;
 	bool		swept = false;
-
-	if (likely(request->set.n == 1) &&
-		(mode == FLR_MODE_CHECK || mode == FLR_MODE_TRY) &&
-		request->set.limits[0]->on_limit != FLR_ON_LIMIT_COUNT &&
-		request->set.limits[0]->rule.algorithm != FLR_FIXED_WINDOW &&
-		request->set.limits[0]->stats != 0 && flr_local.attached &&
-		spend_one(request, mode, outcome))
-		return;
 
 	outcome->wall_offset = 0;
 	outcome->allowed = true;
@@ -912,6 +897,30 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 	if (job.nreal == 0)
 		outcome->reason = request->set.unlimited ? FLR_REASON_UNLIMITED :
 			FLR_REASON_NO_LIMIT;
+}
+
+/*
+ * Judge a request by its limits, and spend unless mode says otherwise.
+ *
+ * FLR_MODE_CHECK fills in no more of a grant's outcome than allowed, limit
+ * and remaining.  max_wait (microseconds) bounds FLR_MODE_WAIT.  A
+ * reservation, which only FLR_MODE_WAIT needs, is filled in if the request is
+ * to be served later; the caller then has a place among the sleepers, and
+ * leaves it with flr_counters_wait_over().
+ */
+void
+flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
+					 FlrOutcome *outcome, FlrReservation *reservation)
+{
+	const FlrLimit *limit = request->set.limits[0];
+
+	if (unlikely(request->set.n != 1 ||
+				 (mode != FLR_MODE_CHECK && mode != FLR_MODE_TRY) ||
+				 limit->on_limit == FLR_ON_LIMIT_COUNT ||
+				 limit->rule.algorithm == FLR_FIXED_WINDOW ||
+				 limit->stats == 0 || !flr_local.attached ||
+				 !spend_one(request, mode, outcome)))
+		request_slowly(request, mode, max_wait, outcome, reservation);
 }
 
 /*
@@ -1003,10 +1012,13 @@ flr_counters_cancel(FlrReservation *reservation)
 					   reservation->cost, reservation->parts[part].debt);
 			if (entry->granted > 0)
 				entry->granted--;
-			if (entry->stats != 0)
-				pg_atomic_fetch_sub_u64(&flr_stats(entry->stats)->granted, 1);
 		}
 		flr_stripe_unlock(stripe);
+
+		/* the sum over all lanes is what counts, whatever becomes of one */
+		if (reservation->parts[part].stats != 0)
+			pg_atomic_fetch_sub_u64(&flr_stats(reservation->parts[part].stats)->granted,
+									1);
 		reservation->n--;
 	}
 }

@@ -91,6 +91,7 @@ typedef struct FlrReservation
 		int64		slot;
 		int64		offset;
 		FlrDebt		debt;
+		FlrBlockId	stats;
 	}			parts[FLR_MAX_LIMITS];
 } FlrReservation;
 

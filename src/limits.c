@@ -810,6 +810,40 @@ find_choice(FlrText scope_name, FlrText api, FlrText plan)
 	return choice;
 }
 
+/* flr_limits_find() where rows for one key or exemptions may play a part. */
+static pg_noinline void
+find_specially(const Choice *choice, FlrText key, FlrHash subject,
+			   FlrText api, FlrText plan, int pair, FlrLimitSet *set)
+{
+	FlrLimit   *chosen[FLR_MAX_LIMITS];
+	FlrLimit   *rows = key_rows(choice->scope, key, subject);
+	int			n = choice->n;
+
+	memcpy(chosen, choice->limits, sizeof(FlrLimit *) * n);
+	if (rows != NULL)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz until = PG_INT64_MAX;
+
+		for (FlrLimit *limit = rows; limit != NULL; limit = limit->next)
+			if (about(limit, api) &&
+				in_force(limit, plan, now, &until) == FLR_WHY_APPLIES)
+				compete(chosen, &n, limit);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		if (chosen[i]->unlimited)
+		{
+			set->unlimited = chosen[i];
+			continue;
+		}
+		if (set->n == FLR_MAX_LIMITS)
+			too_many_limits();
+		set->pairs[set->n] = pair;
+		set->limits[set->n++] = chosen[i];
+	}
+}
+
 /*
  * Add the limits of one pair of scope and key to a set: for each name the
  * most special row that is in force.  Returns the hash of the pair.
@@ -818,52 +852,23 @@ FlrHash
 flr_limits_find(FlrText scope, FlrText key, FlrText api, FlrText plan,
 				int pair, FlrLimitSet *set)
 {
-	Choice	   *choice = find_choice(scope, api, plan);
-	FlrHash		subject = {0};
-	FlrLimit   *chosen[FLR_MAX_LIMITS];
-	FlrLimit  **limits;
-	FlrLimit   *rows;
-	int			n;
+	static const FlrHash no_subject;
+	const Choice *choice = find_choice(scope, api, plan);
+	FlrHash		subject;
 
 	if (choice == NULL)
-		return subject;
+		return no_subject;
 	subject = subject_of(choice->scope, key);
-	limits = choice->limits;
-	n = choice->n;
-	if (likely(!choice->scope->keyed && !choice->exempts &&
-			   n <= FLR_MAX_LIMITS - set->n))
+	if (unlikely(choice->scope->keyed || choice->exempts ||
+				 choice->n > FLR_MAX_LIMITS - set->n))
 	{
-		for (int i = 0; i < n; i++)
-		{
-			set->pairs[set->n] = pair;
-			set->limits[set->n++] = limits[i];
-		}
+		find_specially(choice, key, subject, api, plan, pair, set);
 		return subject;
 	}
-	rows = key_rows(choice->scope, key, subject);
-	if (rows != NULL)
+	for (int i = 0; i < choice->n; i++)
 	{
-		TimestampTz now = GetCurrentTimestamp();
-		TimestampTz until = PG_INT64_MAX;
-
-		memcpy(chosen, limits, sizeof(FlrLimit *) * n);
-		limits = chosen;
-		for (FlrLimit *limit = rows; limit != NULL; limit = limit->next)
-			if (about(limit, api) &&
-				in_force(limit, plan, now, &until) == FLR_WHY_APPLIES)
-				compete(chosen, &n, limit);
-	}
-	for (int i = 0; i < n; i++)
-	{
-		if (limits[i]->unlimited)
-		{
-			set->unlimited = limits[i];
-			continue;
-		}
-		if (set->n == FLR_MAX_LIMITS)
-			too_many_limits();
 		set->pairs[set->n] = pair;
-		set->limits[set->n++] = limits[i];
+		set->limits[set->n++] = choice->limits[i];
 	}
 	return subject;
 }

@@ -752,7 +752,7 @@ FlrBlockId
 flr_stats_find(Oid relation, uint64 name_hash)
 {
 	FlrStore   *store = flr_store;
-	uint32		lane = (uint32) flr_proc_number() % FLR_STATS_LANES;
+	uint32		lane = Min((uint32) flr_proc_number(), FLR_STATS_LANES);
 	FlrBlockId	block;
 
 	LWLockAcquire(&store->stats_lock, LW_EXCLUSIVE);
@@ -772,6 +772,10 @@ flr_stats_find(Oid relation, uint64 name_hash)
 			stats->relation = relation;
 			stats->name_hash = name_hash;
 			pg_atomic_init_u64(&stats->since, GetCurrentTimestamp());
+			pg_atomic_init_u64(&stats->reset_granted, 0);
+			pg_atomic_init_u64(&stats->reset_refused, 0);
+			pg_atomic_init_u64(&stats->reset_delayed, 0);
+			pg_atomic_init_u64(&stats->reset_shadow_refused, 0);
 			pg_atomic_init_u64(&stats->granted, 0);
 			pg_atomic_init_u64(&stats->refused, 0);
 			pg_atomic_init_u64(&stats->delayed, 0);

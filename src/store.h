@@ -54,7 +54,7 @@
 #define FLR_STRIPES			256
 #define FLR_STRIPE_SIZE		2048
 #define FLR_STATS_HEADS		256
-#define FLR_STATS_LANES		8
+#define FLR_STATS_LANES		32
 
 /* A key's text in the views: at most so many bytes, so many of them inline. */
 #define FLR_KEY_SIZE		64
@@ -124,8 +124,11 @@ typedef union FlrStripePadded
 } FlrStripePadded;
 
 /*
- * Statistics of one limit's name.  A few lanes, each for some of the
- * backends, so that they do not fight for a cache line; a reader adds up.
+ * Statistics of one limit's name, in lanes; a reader adds up.  A lane below
+ * FLR_STATS_LANES belongs to one backend at a time, which alone writes its
+ * counters, so that counting is an addition and no cache line is fought for.
+ * All further backends share the last lane and count atomically.  Whoever
+ * resets the statistics writes what is to be subtracted, and no counter.
  */
 typedef struct FlrStats
 {
@@ -135,14 +138,17 @@ typedef struct FlrStats
 	Oid			relation;
 	uint64		name_hash;
 	pg_atomic_uint64 since;		/* TimestampTz */
-	char		pad[32];		/* the counters share no line with others */
+	pg_atomic_uint64 reset_granted; /* what the counters were when reset */
+	pg_atomic_uint64 reset_refused;
+	pg_atomic_uint64 reset_delayed;
+	pg_atomic_uint64 reset_shadow_refused;
 	pg_atomic_uint64 granted;
 	pg_atomic_uint64 refused;
 	pg_atomic_uint64 delayed;
 	pg_atomic_uint64 shadow_refused;
-	pg_atomic_uint64 keys;
 	pg_atomic_uint64 last_checked;	/* elapsed time; 0: never */
 	pg_atomic_uint64 last_refused;
+	pg_atomic_uint64 keys;		/* always atomic: any backend may free one */
 } FlrStats;
 
 StaticAssertDecl(sizeof(FlrStats) <= FLR_BLOCK_SIZE, "statistics fit");
@@ -345,6 +351,16 @@ extern int	flr_entries_remove(FlrStripe *stripe,
 extern int64 flr_store_sweep(int64 now);
 extern void flr_entry_set_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_key(const FlrEntry *entry, char *text);
+
+/* Count something in a lane of this backend's. */
+static inline void
+flr_stats_count(const FlrStats *stats, pg_atomic_uint64 *counter)
+{
+	if (likely(stats->lane < FLR_STATS_LANES))
+		pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + 1);
+	else
+		pg_atomic_fetch_add_u64(counter, 1);
+}
 
 extern void flr_stats_walk(void (*visit) (FlrStats *stats, void *arg),
 						   void *arg);

@@ -367,10 +367,14 @@ add_stats(FlrStats *stats, void *arg)
 	if (stats->relation != sum->relation ||
 		(!sum->any_name && stats->name_hash != sum->name_hash))
 		return;
-	sum->granted += pg_atomic_read_u64(&stats->granted);
-	sum->refused += pg_atomic_read_u64(&stats->refused);
-	sum->delayed += pg_atomic_read_u64(&stats->delayed);
-	sum->shadow_refused += pg_atomic_read_u64(&stats->shadow_refused);
+	sum->granted += pg_atomic_read_u64(&stats->granted) -
+		pg_atomic_read_u64(&stats->reset_granted);
+	sum->refused += pg_atomic_read_u64(&stats->refused) -
+		pg_atomic_read_u64(&stats->reset_refused);
+	sum->delayed += pg_atomic_read_u64(&stats->delayed) -
+		pg_atomic_read_u64(&stats->reset_delayed);
+	sum->shadow_refused += pg_atomic_read_u64(&stats->shadow_refused) -
+		pg_atomic_read_u64(&stats->reset_shadow_refused);
 	sum->keys += (int64) pg_atomic_read_u64(&stats->keys);
 	sum->last_checked = Max(sum->last_checked,
 							(int64) pg_atomic_read_u64(&stats->last_checked));
@@ -421,10 +425,14 @@ static void
 reset_stats(FlrStats *stats, void *arg)
 {
 	(void) arg;
-	pg_atomic_write_u64(&stats->granted, 0);
-	pg_atomic_write_u64(&stats->refused, 0);
-	pg_atomic_write_u64(&stats->delayed, 0);
-	pg_atomic_write_u64(&stats->shadow_refused, 0);
+	pg_atomic_write_u64(&stats->reset_granted,
+						pg_atomic_read_u64(&stats->granted));
+	pg_atomic_write_u64(&stats->reset_refused,
+						pg_atomic_read_u64(&stats->refused));
+	pg_atomic_write_u64(&stats->reset_delayed,
+						pg_atomic_read_u64(&stats->delayed));
+	pg_atomic_write_u64(&stats->reset_shadow_refused,
+						pg_atomic_read_u64(&stats->shadow_refused));
 	pg_atomic_write_u64(&stats->last_checked, 0);
 	pg_atomic_write_u64(&stats->last_refused, 0);
 	pg_atomic_write_u64(&stats->since, (uint64) GetCurrentTimestamp());
