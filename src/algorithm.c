@@ -18,7 +18,7 @@
  * microsecond, one token being period units.  A request is granted iff the
  * level leaves room for it below burst tokens.  A reservation raises the
  * level above the brim at once, which is what makes later requests queue
- * behind it.  Where the slot lies beyond the bucket's own (another limit was
+ * behind it; while one is pending, nothing is refunded.  Where the slot lies beyond the bucket's own (another limit was
  * slower), the level also keeps what would have drained away unused until
  * then, so that it is right, and not too low, from the slot on.
  *
@@ -333,6 +333,8 @@ flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
 
 	if (rule->algorithm == FLR_TOKEN_BUCKET)
 	{
+		if (state->total == 0 && state->runs.bucket.remainder == 0)
+			state->runs.bucket.waits_until = now;
 		if (now > state->base)
 			bucket_store(rule, state, now, bucket_level_at(rule, state, now));
 		return;
@@ -561,25 +563,29 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 	int64		not_before = FLR_NEVER;
 	int64		time;
 
-	*debt = 0;
+	debt->units = 0;
+	debt->stamp = 0;
 	if (rule->algorithm == FLR_TOKEN_BUCKET)
 	{
 		int128		level = bucket_level_at(rule, state, now);
 		int128		drained = (int128) Max(slot - now, 0) *
 		rule->max_requests;
 
-		*debt = (int128) cost * rule->period;
+		debt->units = (int128) cost * rule->period;
 		if (drained > level)
-			*debt += drained - level;
+			debt->units += drained - level;
 		bucket_store(rule, state, level > 0 ? Max(now, state->base) : now,
-					 level + *debt);
+					 level + debt->units);
+		debt->stamp = ++state->runs.bucket.stamp;
+		state->runs.bucket.waits_until = level > 0 ?
+			Max(slot, state->runs.bucket.waits_until) : slot;
 		return true;
 	}
 
 	time = record_time(rule, slot);
 	if (rule->algorithm == FLR_SLIDING_WINDOW)
 	{
-		int64		step = state->nruns >= FLR_EXACT_RUNS ?
+		int64		step = slot == now && state->nruns >= FLR_EXACT_RUNS ?
 		rule->period / FLR_EXACT_RUNS : 0;
 
 		if (flr_record_append(arena, state, time, cost, step))
@@ -644,6 +650,10 @@ flr_refund(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 	{
 		int128		level = bucket_level_at(rule, state, now);
 
+		/* what is still reserved relies on the level as it is */
+		if (state->runs.bucket.waits_until > now)
+			return 0;
+		state->runs.bucket.stamp++;
 		left -= Min(cost, bucket_missing(rule, state, now));
 		bucket_store(rule, state, Max(now, state->base),
 					 level - (int128) cost * rule->period);
@@ -673,9 +683,10 @@ flr_refund(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 }
 
 /*
- * Take a reservation back, or what is still there of it.  It may have been
- * merged into a later run, never into an earlier one.  Returns what was taken
- * back.
+ * Take a reservation back, or what is still there of it.  A token bucket takes
+ * it back only if nothing was spent or given back since: a later reservation
+ * may have been promised what comes after this one, and would be served too
+ * soon.  Returns what was taken back.
  */
 int64
 flr_cancel(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 slot,
@@ -686,15 +697,18 @@ flr_cancel(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 slot,
 
 	if (rule->algorithm == FLR_TOKEN_BUCKET)
 	{
+		if (state->runs.bucket.stamp != debt.stamp)
+			return 0;
+		state->runs.bucket.stamp++;
 		bucket_store(rule, state, state->base,
-					 bucket_level(state, rule->period) - debt);
+					 bucket_level(state, rule->period) - debt.units);
 		return cost;
 	}
 	flr_record_start(&cursor, arena, state);
 	slot = record_time(rule, slot);
 	while (cursor.left > 0 && cursor.time < slot)
 		flr_record_next(&cursor);
-	if (cursor.left == 0)
+	if (cursor.left == 0 || cursor.time != slot)
 		return 0;
 	part = Min(cost, cursor.cost);
 	flr_record_subtract(arena, &cursor, part);
@@ -727,12 +741,28 @@ flr_expiry(FlrArena *arena, const FlrRule *rule, const FlrState *state)
 	return PG_INT64_MIN;
 }
 
+/* Nothing is spent any more; reservations are forgotten as well. */
+void
+flr_clear(FlrArena *arena, FlrAlgorithm algorithm, FlrState *state)
+{
+	uint64		stamp = state->runs.bucket.stamp;
+
+	flr_record_clear(arena, state);
+
+	/* a reservation of before must not be taken back from what comes */
+	if (algorithm == FLR_TOKEN_BUCKET)
+		state->runs.bucket.stamp = stamp + 1;
+}
+
 /* Move a state by so many microseconds into the past. */
 void
 flr_age(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 by)
 {
 	if (rule->algorithm == FLR_TOKEN_BUCKET)
+	{
 		state->base -= by;
+		state->runs.bucket.waits_until -= by;
+	}
 	else
 		flr_record_shift(arena, state, by);
 }

@@ -65,8 +65,12 @@ struct FlrRule
 	const void *calendar_arg;	/* for the calendar's own use */
 };
 
-/* What a reservation added to a token bucket, in 1/period tokens. */
-typedef int128 FlrDebt;
+/* What a reservation did to a token bucket. */
+typedef struct FlrDebt
+{
+	int128		units;			/* added to the level, 1/period tokens */
+	uint64		stamp;			/* the bucket's, right after */
+} FlrDebt;
 
 /* The longest period of a definition: 200 Julian years. */
 #define FLR_MAX_PERIOD	(INT64CONST(200) * 36525 * 864 * 1000000)
@@ -107,6 +111,8 @@ extern int64 flr_cancel(FlrArena *arena, const FlrRule *rule,
 						FlrDebt debt);
 extern int64 flr_expiry(FlrArena *arena, const FlrRule *rule,
 						const FlrState *state);
+extern void flr_clear(FlrArena *arena, FlrAlgorithm algorithm,
+					  FlrState *state);
 extern void flr_age(FlrArena *arena, const FlrRule *rule, FlrState *state,
 					int64 by);
 

@@ -1112,7 +1112,7 @@ reset_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 now)
 	(algorithm == FLR_TOKEN_BUCKET &&
 	 entry->state.runs.bucket.remainder > 0);
 
-	flr_record_clear(flr_arena, &entry->state);
+	flr_clear(flr_arena, algorithm, &entry->state);
 	flr_entry_set_expiry(entry, now);
 	return spent;
 }
@@ -1198,7 +1198,7 @@ flr_counters_reset_all(void)
 static int64
 entry_memory(const FlrEntry *entry)
 {
-	int64		blocks = 1 + (entry->key_size > FLR_KEY_INLINE);
+	int64		blocks = 1 + (entry->state.owner > FLR_KEY_INLINE);
 
 	for (FlrBlockId block = entry->state.first; block != 0;
 		 block = ((FlrChain *) flr_block(flr_arena, block))->next)

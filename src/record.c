@@ -34,6 +34,7 @@ void
 flr_record_clear(FlrArena *arena, FlrState *state)
 {
 	FlrBlockId	block = state->first;
+	uint8		owner = state->owner;
 
 	while (block != 0)
 	{
@@ -43,6 +44,7 @@ flr_record_clear(FlrArena *arena, FlrState *state)
 		block = next;
 	}
 	flr_record_init(state);
+	state->owner = owner;
 }
 
 /* Load the run under the cursor. */
@@ -121,6 +123,7 @@ rewrite(FlrArena *arena, FlrState *state, int64 base, bool wide)
 	FlrCursor	cursor;
 
 	flr_record_init(&copy);
+	copy.owner = state->owner;
 	copy.base = base;
 	copy.flags = wide ? FLR_STATE_WIDE : 0;
 

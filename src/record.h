@@ -34,7 +34,7 @@
  * Blocks.  A block is named by 32 bits, a slab's number and a place in it, so
  * that the name means the same in every process; 0 names no block.
  */
-#define FLR_BLOCK_SIZE		176
+#define FLR_BLOCK_SIZE		168
 #define FLR_SLAB_SHIFT		22
 #define FLR_SLAB_BLOCKS		(1U << FLR_SLAB_SHIFT)
 #define FLR_MAX_SLABS		(1U << (32 - FLR_SLAB_SHIFT))
@@ -72,7 +72,7 @@ typedef struct FlrWideRun
 
 #define FLR_INLINE_NARROW	4
 #define FLR_INLINE_WIDE		2
-#define FLR_CHAIN_NARROW	21
+#define FLR_CHAIN_NARROW	20
 #define FLR_CHAIN_WIDE		10
 
 /* A block of a record's chain. */
@@ -102,7 +102,7 @@ typedef struct FlrState
 	uint8		head;			/* place of the first run in its block */
 	uint8		tail;			/* places used in the last block */
 	uint8		flags;
-	uint8		unused;
+	uint8		owner;			/* for the owner of the state, never touched */
 	union
 	{
 		FlrNarrowRun narrow[FLR_INLINE_NARROW];
@@ -111,6 +111,8 @@ typedef struct FlrState
 		{
 			int64		remainder;	/* missing beyond total, 1/period tokens */
 			int64		period; /* the period that remainder is a part of */
+			int64		waits_until;	/* the latest slot there was */
+			uint64		stamp;	/* changes with every change of the level */
 		}			bucket;
 	}			runs;
 } FlrState;

@@ -58,6 +58,15 @@ typedef struct FlrControl
 #define SPIN_TRIES		100
 #define SPIN_DELAYS		20
 
+/* Entries of a page on average, before there is another page. */
+#define PAGE_USUAL		20
+
+/* The most entries that one split of a page distributes. */
+#define MAX_SPLIT		(4 * FLR_PAGE_SLOTS)
+
+/* Entries that the creation of another looks at. */
+#define SWEEP_ENTRIES	3
+
 FlrLocal	flr_local;
 
 static FlrControl *control = NULL;
@@ -274,7 +283,7 @@ grow_step(void)
 	FlrStore   *store = flr_store;
 	size_t		limit = (size_t) flr_max_memory * 1024;
 	size_t		largest = Min(Max(limit / 64, USUAL_SLAB), MAX_SLAB);
-	size_t		size = Min(Max(store->committed / 16, USUAL_SLAB), largest);
+	size_t		size = Min(Max(store->committed / 32, USUAL_SLAB), largest);
 	bool		done = true;
 	uint32		n;
 
@@ -438,69 +447,157 @@ flr_stripe_lock_busy(LWLock *lock)
 FlrEntry *
 flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 {
-	FlrBlockId	block;
+	uint64		hash = flr_entry_hash(id);
+	uint8		tag = flr_tag_of(hash);
+	FlrPage    *page;
 
-	if (stripe->nbuckets == 0)
+	if (stripe->npages == 0)
 		return NULL;
-	block = *flr_bucket_head(stripe, flr_bucket_of(stripe, id));
-	while (block != 0)
+	page = flr_page(stripe->pages[flr_page_of(stripe, hash)]);
+	for (;;)
 	{
-		FlrEntry   *entry = flr_entry(block);
+		for (uint32 first = 0; first < page->n; first += 8)
+		{
+			uint64		matches = flr_tag_matches(page, first, tag);
 
-		if (entry->id.subject.hi == id->subject.hi &&
-			entry->id.subject.lo == id->subject.lo &&
-			entry->id.identity == id->identity &&
-			entry->id.relation == id->relation &&
-			entry->id.database == id->database)
-			return entry;
-		block = entry->next;
+			for (; matches != 0; matches &= matches - 1)
+			{
+				uint32		slot = first +
+				pg_rightmost_one_pos64(matches) / 8;
+				FlrEntry   *entry;
+
+				if (slot >= page->n)
+					break;
+				entry = flr_entry(page->blocks[slot]);
+				if (entry->id.subject.hi == id->subject.hi &&
+					entry->id.subject.lo == id->subject.lo &&
+					entry->id.identity == id->identity &&
+					entry->id.relation == id->relation &&
+					entry->id.database == id->database)
+					return entry;
+			}
+		}
+		if (page->more == 0)
+			return NULL;
+		page = flr_page(page->more);
 	}
-	return NULL;
+}
+
+/* Take an empty page out of the pool; 0 when there is no memory. */
+static FlrBlockId
+take_page(void)
+{
+	FlrBlockId	block = pool_take(flr_arena);
+
+	if (block != 0)
+		memset(flr_block(flr_arena, block), 0, FLR_BLOCK_SIZE);
+	return block;
 }
 
 /*
- * Give a locked stripe one more bucket: the next one in line takes its share
- * of the one it belongs to.  Without memory the chains just get longer.
+ * Put an entry's block into a page, or into one that the page refers to; if
+ * all are full, into another one.  False: no memory for that.
+ */
+static bool
+put_into_page(FlrBlockId block, uint8 tag, FlrBlockId entry)
+{
+	FlrPage    *page = flr_page(block);
+
+	while (page->n == FLR_PAGE_SLOTS)
+	{
+		if (page->more == 0)
+			page->more = take_page();
+		if (page->more == 0)
+			return false;
+		page = flr_page(page->more);
+	}
+	page->tags[page->n] = tag;
+	page->blocks[page->n] = entry;
+	page->n++;
+	return true;
+}
+
+/*
+ * Give a locked stripe one more page: the next one in line takes its share of
+ * the one it belongs to.  Where there is no memory, or too much to do at
+ * once, pages just get longer.
  */
 static void
-add_bucket(FlrStripe *stripe)
+add_page(FlrStripe *stripe)
 {
-	uint32		fresh = stripe->nbuckets;
-	FlrBlockId *from;
-	FlrBlockId *to;
+	uint32		number = stripe->npages;
+	uint32		mask = number > stripe->mask ? stripe->mask * 2 + 1 :
+	stripe->mask;
+	uint8		tags[MAX_SPLIT];
+	FlrBlockId	blocks[MAX_SPLIT];
+	FlrBlockId	fresh;
+	FlrBlockId	from;
+	FlrPage    *page;
+	uint32		n = 0;
 
-	if (fresh >= FLR_STRIPE_PAGES * FLR_PAGE_BUCKETS)
+	if (number >= FLR_STRIPE_PAGES)
 		return;
-	if (fresh % FLR_PAGE_BUCKETS == 0)
+	if (number == 0)
 	{
-		FlrBlockId	page = pool_take(flr_arena);
-
-		if (page == 0)
-			return;
-		memset(flr_block(flr_arena, page), 0, FLR_BLOCK_SIZE);
-		stripe->pages[fresh / FLR_PAGE_BUCKETS] = page;
+		stripe->pages[0] = take_page();
+		stripe->npages = stripe->pages[0] != 0;
+		return;
 	}
-	stripe->nbuckets++;
+
+	from = stripe->pages[number & (mask >> 1)];
+	for (page = flr_page(from);; page = flr_page(page->more))
+	{
+		if (n + page->n > MAX_SPLIT)
+			return;
+		for (uint32 i = 0; i < page->n; i++)
+		{
+			__builtin_prefetch(flr_entry(page->blocks[i]));
+			tags[n] = page->tags[i];
+			blocks[n++] = page->blocks[i];
+		}
+		if (page->more == 0)
+			break;
+	}
+
+	/* as many pages as there are now are enough for either half */
+	fresh = take_page();
 	if (fresh == 0)
 		return;
-	if (fresh > stripe->mask)
-		stripe->mask = stripe->mask * 2 + 1;
-
-	from = flr_bucket_head(stripe, fresh & (stripe->mask >> 1));
-	to = flr_bucket_head(stripe, fresh);
-	while (*from != 0)
+	for (uint32 i = FLR_PAGE_SLOTS; i < n; i += FLR_PAGE_SLOTS)
 	{
-		FlrEntry   *entry = flr_entry(*from);
+		FlrBlockId	more = take_page();
 
-		if (flr_bucket_of(stripe, &entry->id) == fresh)
+		if (more == 0)
 		{
-			*to = *from;
-			*from = entry->next;
-			entry->next = 0;
-			to = &entry->next;
+			while (fresh != 0)
+			{
+				more = flr_page(fresh)->more;
+				pool_give(flr_arena, fresh);
+				fresh = more;
+			}
+			return;
 		}
-		else
-			from = &entry->next;
+		flr_page(more)->more = fresh;
+		fresh = more;
+	}
+
+	stripe->mask = mask;
+	stripe->pages[number] = fresh;
+	stripe->npages = number + 1;
+	for (page = flr_page(from);; page = flr_page(page->more))
+	{
+		page->n = 0;
+		if (page->more == 0)
+			break;
+	}
+	for (uint32 i = 0; i < n; i++)
+	{
+		uint64		hash = flr_entry_hash(&flr_entry(blocks[i])->id);
+		bool		put PG_USED_FOR_ASSERTS_ONLY;
+
+		put = put_into_page(flr_page_of(stripe, hash) == number ?
+							fresh : from, tags[i], blocks[i]);
+		Assert(put);
 	}
 }
 
@@ -512,61 +609,25 @@ count_key(const FlrEntry *entry, int64 by)
 		pg_atomic_fetch_add_u64(&flr_stats(entry->stats)->keys, by);
 }
 
-/* Take an entry out of a locked stripe; *link is what leads to it. */
+/*
+ * Free the entry in a slot of a page of a locked stripe.  The page's last
+ * entry moves into the slot.
+ */
 static void
-remove_entry(FlrStripe *stripe, FlrBlockId *link)
+remove_entry(FlrStripe *stripe, FlrPage *page, uint32 slot)
 {
-	FlrBlockId	block = *link;
+	FlrBlockId	block = page->blocks[slot];
 	FlrEntry   *entry = flr_entry(block);
 
-	*link = entry->next;
+	page->n--;
+	page->blocks[slot] = page->blocks[page->n];
+	page->tags[slot] = page->tags[page->n];
 	count_key(entry, -1);
 	stripe->nentries--;
 	flr_record_clear(flr_arena, &entry->state);
-	if (entry->key_size > FLR_KEY_INLINE)
+	if (entry->state.owner > FLR_KEY_INLINE)
 		pool_give(flr_arena, entry->key.block);
 	pool_give(flr_arena, block);
-}
-
-/*
- * Look at so many buckets of a locked stripe, where the last call stopped,
- * and free the entries that are worth nothing any more.  *next_expiry is
- * lowered to the earliest expiry seen among the others.  Returns how many
- * were freed.
- */
-int
-flr_stripe_sweep(FlrStripe *stripe, uint32 nbuckets, int64 now,
-				 int64 *next_expiry)
-{
-	int			freed = 0;
-
-	nbuckets = Min(nbuckets, stripe->nbuckets);
-	while (nbuckets-- > 0)
-	{
-		FlrBlockId *link;
-
-		if (stripe->hand >= stripe->nbuckets)
-			stripe->hand = 0;
-		link = flr_bucket_head(stripe, stripe->hand++);
-		while (*link != 0)
-		{
-			FlrEntry   *entry = flr_entry(*link);
-
-			if (entry->expiry <= now)
-			{
-				remove_entry(stripe, link);
-				freed++;
-			}
-			else
-			{
-				*next_expiry = Min(*next_expiry, entry->expiry);
-				link = &entry->next;
-			}
-		}
-	}
-	if (freed > 0)
-		pg_atomic_fetch_add_u64(&flr_store->swept, freed);
-	return freed;
 }
 
 /* Remove the entries of a locked stripe that the caller wants removed. */
@@ -577,24 +638,72 @@ flr_entries_remove(FlrStripe *stripe,
 {
 	int			removed = 0;
 
-	for (uint32 bucket = 0; bucket < stripe->nbuckets; bucket++)
+	for (uint32 number = 0; number < stripe->npages; number++)
 	{
-		FlrBlockId *link = flr_bucket_head(stripe, bucket);
+		FlrPage    *page = flr_page(stripe->pages[number]);
 
-		while (*link != 0)
+		for (;;)
 		{
-			FlrEntry   *entry = flr_entry(*link);
-
-			if (doomed(entry, arg))
+			for (uint32 slot = 0; slot < page->n; slot++)
+				__builtin_prefetch(flr_entry(page->blocks[slot]));
+			for (uint32 slot = page->n; slot-- > 0;)
 			{
-				remove_entry(stripe, link);
+				if (!doomed(flr_entry(page->blocks[slot]), arg))
+					continue;
+				remove_entry(stripe, page, slot);
 				removed++;
 			}
-			else
-				link = &entry->next;
+			if (page->more == 0)
+				break;
+			page = flr_page(page->more);
 		}
 	}
 	return removed;
+}
+
+/*
+ * Look at the next few entries of a locked stripe, where the last call
+ * stopped, and free those that are worth nothing any more.
+ */
+static void
+sweep_some(FlrStripe *stripe, int64 now)
+{
+	int			freed = 0;
+	FlrPage    *page;
+	uint32		before = 0;		/* entries in pages of the chain passed over */
+	uint32		first;
+	uint32		end;
+
+	if (stripe->npages == 0)
+		return;
+	if (stripe->hand >= stripe->npages)
+		stripe->hand = 0;
+	page = flr_page(stripe->pages[stripe->hand]);
+	while (page->n <= stripe->hand_slot - before)
+	{
+		before += page->n;
+		if (page->more == 0)
+		{
+			stripe->hand++;
+			stripe->hand_slot = 0;
+			return;
+		}
+		page = flr_page(page->more);
+	}
+	first = stripe->hand_slot - before;
+	end = Min(first + SWEEP_ENTRIES, page->n);
+	for (uint32 slot = first; slot < end; slot++)
+		__builtin_prefetch(flr_entry(page->blocks[slot]));
+	for (uint32 slot = end; slot-- > first;)
+	{
+		if (flr_entry(page->blocks[slot])->expiry > now)
+			continue;
+		remove_entry(stripe, page, slot);
+		freed++;
+	}
+	stripe->hand_slot = before + end - freed;
+	if (freed > 0)
+		pg_atomic_fetch_add_u64(&flr_store->swept, freed);
 }
 
 /*
@@ -606,28 +715,29 @@ FlrEntry *
 flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 				 const char *key, int key_size, int64 now)
 {
-	int64		next_expiry = PG_INT64_MAX;
+	uint64		hash = flr_entry_hash(id);
 	FlrBlockId	block;
 	FlrBlockId	key_block = 0;
-	FlrBlockId *head;
 	FlrEntry   *entry;
 
-	flr_stripe_sweep(stripe, 2, now, &next_expiry);
-	if (stripe->nentries >= stripe->nbuckets)
-		add_bucket(stripe);
-	if (stripe->nbuckets == 0)
+	sweep_some(stripe, now);
+	if (stripe->nentries >= stripe->npages * PAGE_USUAL)
+		add_page(stripe);
+	if (stripe->npages == 0)
 		return NULL;
 	block = pool_take(flr_arena);
 	if (block == 0)
 		return NULL;
 	if (key_size > FLR_KEY_INLINE)
-	{
 		key_block = pool_take(flr_arena);
-		if (key_block == 0)
-		{
-			pool_give(flr_arena, block);
-			return NULL;
-		}
+	if ((key_size > FLR_KEY_INLINE && key_block == 0) ||
+		!put_into_page(stripe->pages[flr_page_of(stripe, hash)],
+					   flr_tag_of(hash), block))
+	{
+		if (key_block != 0)
+			pool_give(flr_arena, key_block);
+		pool_give(flr_arena, block);
+		return NULL;
 	}
 
 	entry = flr_entry(block);
@@ -635,7 +745,7 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	entry->id = *id;
 	entry->stats = stats;
 	entry->expiry = now + 1;
-	entry->key_size = key_size;
+	entry->state.owner = key_size;
 	if (key_block != 0)
 	{
 		entry->key.block = key_block;
@@ -643,9 +753,6 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	}
 	else
 		memcpy(entry->key.text, key, key_size);
-	head = flr_bucket_head(stripe, flr_bucket_of(stripe, id));
-	entry->next = *head;
-	*head = block;
 	stripe->nentries++;
 	count_key(entry, 1);
 	return entry;
@@ -674,14 +781,33 @@ flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 	lower_sweep_again(expiry);
 }
 
-/* Copy what is kept of an entry's key, key_size bytes. */
+/* Copy what is kept of an entry's key, as many bytes as its size says. */
 void
 flr_entry_key(const FlrEntry *entry, char *text)
 {
-	memcpy(text, entry->key_size > FLR_KEY_INLINE ?
+	memcpy(text, entry->state.owner > FLR_KEY_INLINE ?
 		   (const char *) flr_block(flr_arena, entry->key.block) :
 		   entry->key.text,
-		   entry->key_size);
+		   entry->state.owner);
+}
+
+/* What a sweep of a whole stripe wants to know, and learns. */
+typedef struct Sweep
+{
+	int64		now;
+	int64		next_expiry;	/* the earliest among those that stay */
+} Sweep;
+
+/* flr_entries_remove() callback: has this entry expired? */
+static bool
+has_expired(const FlrEntry *entry, const void *arg)
+{
+	Sweep	   *sweep = unconstify(Sweep *, (const Sweep *) arg);
+
+	if (entry->expiry <= sweep->now)
+		return true;
+	sweep->next_expiry = Min(sweep->next_expiry, entry->expiry);
+	return false;
 }
 
 /*
@@ -693,7 +819,7 @@ int64
 flr_store_sweep(int64 now)
 {
 	int64		again = (int64) pg_atomic_read_u64(&flr_store->sweep_again);
-	int64		next_expiry = PG_INT64_MAX;
+	Sweep		sweep = {now, PG_INT64_MAX};
 	int64		freed = 0;
 
 	/* the maximum stands while somebody is at it: then help */
@@ -704,10 +830,9 @@ flr_store_sweep(int64 now)
 	{
 		flr_stripe_lock(i);
 		if (flr_store_is_mapped())
-			freed += flr_stripe_sweep(flr_stripe(i), flr_stripe(i)->nbuckets,
-									  now, &next_expiry);
+			freed += flr_entries_remove(flr_stripe(i), has_expired, &sweep);
 		else
-			next_expiry = now;
+			sweep.next_expiry = now;
 		flr_stripe_unlock(i);
 		if (INTERRUPTS_PENDING_CONDITION())
 		{
@@ -716,7 +841,8 @@ flr_store_sweep(int64 now)
 		}
 	}
 	/* entries made meanwhile may have lowered it already */
-	lower_sweep_again(next_expiry);
+	lower_sweep_again(sweep.next_expiry);
+	pg_atomic_fetch_add_u64(&flr_store->swept, freed);
 	return freed;
 }
 

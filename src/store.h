@@ -12,7 +12,7 @@
  * which are cut into blocks of FLR_BLOCK_SIZE bytes.  (A DSA area would double
  * its segments, and whoever makes one waits while it is filled with zeros; and
  * it loses a little memory each time that the system has none.)  Everything that grows is made of blocks: entries,
- * the records behind them, hash buckets, statistics.  Free blocks form one
+ * the records behind them, pages of the index, statistics.  Free blocks form one
  * pool.  Slabs are never returned; a block may serve anything next time.
  * Blocks of statistics stay blocks of statistics, so that a backend may keep
  * a pointer to one.
@@ -41,6 +41,7 @@
 
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
+#include "port/pg_bitutils.h"
 #include "storage/dsm.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
@@ -72,20 +73,17 @@ typedef struct FlrEntryId
 /* What one key has spent of one limit. */
 typedef struct FlrEntry
 {
-	FlrBlockId	next;			/* in its bucket */
 	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
+	int32		limit_id;		/* the definition that was last applied */
 	FlrEntryId	id;
 	int64		expiry;			/* elapsed time at which it is worth nothing */
-	FlrState	state;
+	FlrState	state;			/* its owner byte is the size of key */
 	uint64		granted;
 	uint64		refused;
 	uint32		delayed;
 	uint32		shadow_refused;
 	int64		last_request;	/* elapsed time; 0: never */
 	int64		last_refused;
-	int32		limit_id;		/* the definition that was last applied */
-	uint8		key_size;		/* of what is kept of the key's text */
-	uint8		unused[3];
 	union
 	{
 		char		text[FLR_KEY_INLINE];
@@ -96,23 +94,39 @@ typedef struct FlrEntry
 StaticAssertDecl(sizeof(FlrEntry) == FLR_BLOCK_SIZE, "an entry is a block");
 StaticAssertDecl(sizeof(FlrChain) == FLR_BLOCK_SIZE, "a chain link is a block");
 
-#define FLR_PAGE_BUCKETS	32	/* that a block has room for, a power of 2 */
+/*
+ * A page of a stripe's index: a bucket, with entries' blocks and eight bits of
+ * their hashes, so that a search rarely looks at an entry that is not the one.
+ */
+#define FLR_PAGE_SLOTS		32
+
+typedef struct FlrPage
+{
+	FlrBlockId	more;			/* where this page was too small */
+	uint32		n;
+	uint8		tags[FLR_PAGE_SLOTS];
+	FlrBlockId	blocks[FLR_PAGE_SLOTS];
+} FlrPage;
+
+StaticAssertDecl(sizeof(FlrPage) <= FLR_BLOCK_SIZE, "a page is a block");
+
 #define FLR_STRIPE_PAGES	500
 
 /*
  * A stripe: a lock and the entries under it, in a hash table that grows one
- * bucket at a time (W. Litwin, "Linear hashing", 1980), so that no check ever
+ * page at a time (W. Litwin, "Linear hashing", 1980), so that no check ever
  * waits for a resize.
  */
 typedef struct FlrStripe
 {
 	LWLock		lock;
 	uint32		nentries;
-	uint32		nbuckets;
-	uint32		mask;			/* 2^k - 1, nbuckets <= 2^k < 2 * nbuckets */
-	uint32		hand;			/* bucket where the search for expired entries
-								 * goes on */
-	FlrBlockId	pages[FLR_STRIPE_PAGES];	/* blocks of buckets */
+	uint32		npages;			/* without those that others refer to */
+	uint32		mask;			/* 2^k - 1, npages <= 2^k < 2 * npages */
+	uint32		hand;			/* page and slot where the search for expired
+								 * entries goes on */
+	uint32		hand_slot;
+	FlrBlockId	pages[FLR_STRIPE_PAGES];
 } FlrStripe;
 
 StaticAssertDecl(sizeof(FlrStripe) <= FLR_STRIPE_SIZE, "a stripe fits");
@@ -287,24 +301,47 @@ flr_stripe_unlock(uint32 stripe)
 }
 
 
-/* Where a stripe keeps the head of one of its buckets. */
-static inline FlrBlockId *
-flr_bucket_head(const FlrStripe *stripe, uint32 bucket)
+static inline FlrPage *
+flr_page(FlrBlockId block)
 {
-	FlrBlockId *page = flr_block(flr_arena,
-								 stripe->pages[bucket / FLR_PAGE_BUCKETS]);
-
-	return &page[bucket % FLR_PAGE_BUCKETS];
+	return (FlrPage *) flr_block(flr_arena, block);
 }
 
-/* The bucket of an entry.  The stripe has at least one. */
-static inline uint32
-flr_bucket_of(const FlrStripe *stripe, const FlrEntryId *id)
+/* The hash of an entry within its stripe. */
+static inline uint64
+flr_entry_hash(const FlrEntryId *id)
 {
-	uint32		hash = (uint32) (id->subject.hi ^ id->identity);
-	uint32		bucket = hash & stripe->mask;
+	return id->subject.hi ^ id->identity;
+}
 
-	return bucket < stripe->nbuckets ? bucket : bucket & (stripe->mask >> 1);
+/* The bits of a hash that stand in a page. */
+static inline uint8
+flr_tag_of(uint64 hash)
+{
+	return (uint8) (hash >> 56);
+}
+
+/* The page of a hash.  The stripe has at least one. */
+static inline uint32
+flr_page_of(const FlrStripe *stripe, uint64 hash)
+{
+	uint32		page = (uint32) hash & stripe->mask;
+
+	return page < stripe->npages ? page : page & (stripe->mask >> 1);
+}
+
+/*
+ * The slots of a page that may have this tag, among eight from slot first on:
+ * bit 8 * i + 7 for slot first + i.  Some that do not have it may be among
+ * them, none that has it is missing.
+ */
+static inline uint64
+flr_tag_matches(const FlrPage *page, uint32 first, uint8 tag)
+{
+	uint64		ones = UINT64CONST(0x0101010101010101);
+	uint64		x = flr_read_le64(&page->tags[first]) ^ (ones * tag);
+
+	return (x - ones) & ~x & (ones << 7);
 }
 
 /*
@@ -315,25 +352,39 @@ flr_bucket_of(const FlrStripe *stripe, const FlrEntryId *id)
 static inline void
 flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 {
-	if (stripe->nbuckets > 0)
+	uint64		hash = flr_entry_hash(id);
+	FlrBlockId	block;
+	const FlrPage *page;
+	uint32		n;
+
+	if (stripe->npages == 0)
+		return;
+	block = stripe->pages[flr_page_of(stripe, hash)];
+	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
+		return;
+	page = flr_page(block);
+	__builtin_prefetch((const char *) page + 64);
+	__builtin_prefetch((const char *) page + 128);
+
+	/* a volatile read, or compilers find that all this has no effect */
+	n = *(const volatile uint32 *) &page->n;
+	n = Min(n, FLR_PAGE_SLOTS);
+	for (uint32 first = 0; first < n; first += 8)
 	{
-		uint32		bucket = flr_bucket_of(stripe, id);
-		FlrBlockId	page = stripe->pages[bucket / FLR_PAGE_BUCKETS];
-		FlrBlockId	block;
+		uint64		matches = flr_tag_matches(page, first, flr_tag_of(hash));
+		const char *entry;
 
-		if ((page >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
-			return;
-		block = ((volatile FlrBlockId *)
-				 flr_block(flr_arena, page))[bucket % FLR_PAGE_BUCKETS];
-		if ((block >> FLR_SLAB_SHIFT) < flr_local.nslabs)
-		{
-			const char *entry = flr_block(flr_arena, block);
-
-			__builtin_prefetch(entry);
-			__builtin_prefetch(entry + 64);
-			__builtin_prefetch(entry + 128);
-			__builtin_prefetch(entry + FLR_BLOCK_SIZE - 1);
-		}
+		if (matches == 0)
+			continue;
+		block = *(const volatile FlrBlockId *)
+			&page->blocks[first + pg_rightmost_one_pos64(matches) / 8];
+		if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
+			continue;
+		entry = flr_block(flr_arena, block);
+		__builtin_prefetch(entry);
+		__builtin_prefetch(entry + 64);
+		__builtin_prefetch(entry + 128);
+		__builtin_prefetch(entry + FLR_BLOCK_SIZE - 1);
 	}
 }
 
@@ -342,8 +393,6 @@ extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
 								  FlrBlockId stats,
 								  const char *key, int key_size,
 								  int64 now);
-extern int	flr_stripe_sweep(FlrStripe *stripe, uint32 nbuckets, int64 now,
-							 int64 *next_expiry);
 extern int	flr_entries_remove(FlrStripe *stripe,
 							   bool (*doomed) (const FlrEntry *entry,
 											   const void *arg),

@@ -204,7 +204,7 @@ copy_entry(const FlrEntry *entry, const void *arg)
 
 		copy->id = entry->id;
 		copy->limit_id = entry->limit_id;
-		copy->key_size = entry->key_size;
+		copy->key_size = entry->state.owner;
 		flr_entry_key(entry, copy->key);
 	}
 	return false;

@@ -1,0 +1,312 @@
+/*-------------------------------------------------------------------------
+ *
+ * extremes.c
+ *	  Traces with very many runs, and traces without memory.
+ *
+ * Here the record knows less than was spent; it must err on the safe side.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres_fe.h"
+
+#include "property.h"
+
+/* ---------- more runs than are kept exactly ---------- */
+
+/* The exact ones, and one in each step of all that is kept */
+#define MAX_RUNS(rule) \
+	(FLR_EXACT_RUNS * (1 + (rule)->retention / (rule)->period) + 2)
+
+void
+large_trace(void)
+{
+	static const int64 periods[] = {
+		8193, 50000, 1000007, 10000000, 60000000, 3600000000, 86400000000
+	};
+	Limit		l;
+	FlrRule    *r = &l.rule;
+	Waiting		waiting = {0};
+	int64		now = pick_start();
+	int64		late;
+	int64		fill;
+	bool		reserves = chance(50);
+	Promise		promise = reserves ? LARGE_RESERVED : LARGE_NEVER_MORE;
+
+	limit_init(&l, FLR_SLIDING_WINDOW);
+	r->period = periods[below(lengthof(periods))];
+	r->retention = chance(80) ? r->period : 2 * r->period;
+	r->max_requests = FLR_EXACT_RUNS + 50 + below(chance(50) ? 100 : 8000);
+	limit_say(&l);
+	late = r->period / FLR_EXACT_RUNS;
+
+	/* as many as are kept exactly */
+	fill = 1 + below(r->period / (FLR_EXACT_RUNS + 100));
+	SAY("spend 1, %d times, " INT64_FORMAT " apart, from " INT64_FORMAT,
+		FLR_EXACT_RUNS, fill, now);
+	for (int i = 0; i < FLR_EXACT_RUNS; i++)
+	{
+		FlrDebt		debt;
+
+		now += fill;
+		limit_advance(&l, now);
+		flr_spend(arena, r, &l.state, now, now, 1, false, &debt);
+		limit_log(&l, now, 1, 0);
+	}
+	check(LARGE_EXACT, l.state.nruns == FLR_EXACT_RUNS,
+		  "%u runs", l.state.nruns);
+	check(LARGE_EXACT, flr_available(arena, r, &l.state, now) ==
+		  oracle_available(&l.oracle, r, now), "available is not exact");
+	limit_check_record(&l);
+	l.exact = false;
+
+	for (int i = 0; i < 250 && !trace_failed; i++)
+	{
+		int64		cost = chance(90) ? 1 : limit_pick_cost(&l, now);
+		int64		from;
+		int64		slot;
+		int			op = (int) below(100);
+
+		/* stay where there are many: at a slot, or a step further */
+		steps_done++;
+		if (chance(2))
+			now = limit_pick_time(&l, now);
+		else if (chance(20))
+		{
+			slot = flr_slot(arena, r, &l.state, now, cost);
+			if (slot > now && slot < now + r->period)
+				now = Max(now, slot - 1) + below(2);
+		}
+		else
+			now += below(late + 2) / (1 + below(8));
+		SAY("now " INT64_FORMAT, now);
+		limit_advance(&l, now);
+		forget_served(&waiting, now);
+
+		from = now;
+		if (reserves && op >= 60 && chance(70))
+			from += below(chance(50) ? 2 * late + 2 : r->period);
+		slot = flr_slot(arena, r, &l.state, from, cost);
+		SAY("slot for " INT64_FORMAT " from " INT64_FORMAT ": " INT64_FORMAT,
+			cost, from, slot);
+		if (slot != FLR_NEVER)
+		{
+			check(promise, oracle_grants(&l.oracle, r, slot, cost),
+				  "granted " INT64_FORMAT " at " INT64_FORMAT, cost, slot);
+			if (!reserves)
+				check(LARGE_LATENESS, slot <= from + late ||
+					  !oracle_grants(&l.oracle, r, slot - late - 1, cost),
+					  "slot " INT64_FORMAT " is too late", slot);
+		}
+		if (trace_failed || slot == FLR_NEVER)
+			continue;
+		if (op < 30)
+			limit_take(&l, now, cost);
+		else if (op < 60 && slot == now)
+			limit_spend(&l, now, now, cost, false, NULL);
+		else if (op < 80 && reserves && waiting.n < MAX_WAITING)
+			limit_spend(&l, now, slot, cost, false,
+						&waiting.list[waiting.n++]);
+		else if (op < 90)
+			cancel_any(&l, &waiting, now);
+		else if (op >= 97)
+			limit_refund(&l, now, cost);
+		if (!reserves)
+			check(LARGE_MEMORY, l.state.nruns <= MAX_RUNS(r),
+				  "%u runs", l.state.nruns);
+	}
+	if (!trace_failed)
+		limit_check_record(&l);
+	limit_end(&l, promise);
+	limit_free(&l);
+}
+
+/* However fast it goes, there are only so many runs */
+void
+flood_trace(void)
+{
+	FlrRule		rule = {.algorithm = FLR_SLIDING_WINDOW};
+	FlrState	state;
+	FlrDebt		debt;
+	int64		remaining;
+	int64		now = pick_start();
+
+	rule.max_requests = PG_INT64_MAX;
+	rule.period = 10000 + below(chance(50) ? 100000 : INT64CONST(1) << 40);
+	rule.retention = rule.period;
+	flr_state_init(&state);
+	for (int i = 0; i < 30000; i++)
+	{
+		steps_done++;
+		now += below(rule.period / 10000) + 1;
+		flr_advance(arena, &rule, &state, now);
+		if (chance(50))
+			flr_spend(arena, &rule, &state, now, now, 1 + below(2), false,
+					  &debt);
+		else
+			flr_take(arena, &rule, &state, now, 1, &remaining);
+		check(LARGE_MEMORY, state.nruns <= MAX_RUNS(&rule),
+			  "%u runs for period " INT64_FORMAT, state.nruns, rule.period);
+	}
+	flr_record_clear(arena, &state);
+}
+
+/* ---------- no memory ---------- */
+
+/* Is the record what it was, plus cost at time (cost 0: unchanged)? */
+static bool
+grown_by(const Limit *l, const Spending *before, int n, int64 time, int64 cost)
+{
+	Spending   *now;
+	int			nnow = limit_dump(l, &now);
+	int			j = 0;
+
+	for (int i = 0; i < nnow; i++)
+	{
+		int64		expected = 0;
+
+		if (j < n && before[j].time == now[i].time)
+			expected = before[j++].cost;
+		if (now[i].time == time)
+		{
+			expected += cost;
+			cost = 0;
+		}
+		if (expected != now[i].cost)
+			return false;
+	}
+	return j == n && cost == 0;
+}
+
+/*
+ * Spend while there may be no memory.  First look for room, as callers do; who
+ * was promised room needs no block any more, and who was not may merge.
+ */
+static void
+spend_without_memory(Limit *l, int64 now, int64 slot, int64 cost,
+					 int refusals, Waiting *waiting)
+{
+	const FlrRule *r = &l->rule;
+	Reservation *reservation = NULL;
+	Spending   *before;
+	Spending   *list;
+	int			n = limit_dump(l, &list);
+	int64		time = slot;
+	int64		end;
+	bool		room;
+	bool		merge;
+	bool		merges;
+
+	if (slot > now)
+		reservation = &waiting->list[waiting->n];
+	if (r->algorithm == FLR_FIXED_WINDOW)
+		oracle_window(r, slot, &time, &end);
+	before = malloc((n + 1) * sizeof(Spending));
+	if (before == NULL)
+		abort();
+	memcpy(before, list, n * sizeof(Spending));
+
+	blocks.refusals = refusals;
+	room = flr_reserve_room(arena, r, &l->state, slot, cost);
+	SAY("room: %s", room ? "yes" : "no");
+	check(FULL_UNCHANGED, grown_by(l, before, n, 0, 0),
+		  "to look for room has changed the record");
+	blocks.refusals = 100;
+	merge = chance(70);
+	merges = merge && flr_can_merge(arena, r, &l->state, now, slot, cost);
+
+	if (!room && chance(30))
+		SAY("goes away");
+	else if (limit_spend(l, now, slot, cost, merge, reservation))
+	{
+		bool		exactly = grown_by(l, before, n, time, cost);
+
+		if (room)
+			check(FULL_ROOM, exactly, "the record has not grown by ("
+				  INT64_FORMAT ", " INT64_FORMAT ")", time, cost);
+		if (!exactly)
+		{
+			check(FULL_MERGE, merges, "merged, although no run can take it");
+			l->exact = false;
+		}
+		if (reservation)
+			waiting->n++;
+	}
+	else
+	{
+		check(FULL_ROOM, !room, "not spent, although there is room");
+		check(FULL_MERGE, !merges,
+			  "not spent, although a run can take it");
+		check(FULL_MERGE, grown_by(l, before, n, 0, 0),
+			  "not spent, but the record has changed");
+	}
+	blocks.refusals = 0;
+	free(before);
+}
+
+void
+full_trace(void)
+{
+	Limit		l;
+	FlrRule    *r = &l.rule;
+	Waiting		waiting = {0};
+	int64		now = pick_start();
+	int64		steps = 10 + below(chance(80) ? 30 : 200);
+	int			refusals = chance(30) ? 100 : 30 + (int) below(60);
+	bool		reserves = chance(50);
+	bool		bulky = chance(20);
+	Promise		promise = reserves ? FULL_RESERVED : FULL_NEVER_MORE;
+
+	limit_init(&l, chance(70) ? FLR_SLIDING_WINDOW : FLR_FIXED_WINDOW);
+	if (bulky)
+		r->max_requests = INT64CONST(1) << 40;
+	else if (chance(80))
+		r->max_requests = 8 + below(60);
+	if (chance(80) && r->period < 100)
+		r->period = r->retention = 100 + below(1000000);
+	limit_say(&l);
+
+	for (int64 i = 0; i < steps && !trace_failed; i++)
+	{
+		int64		cost = chance(70) ? 1 : limit_pick_cost(&l, now);
+		int64		from;
+		int64		slot;
+		int			op = (int) below(100);
+
+		/* around what a narrow run can hold */
+		if (bulky && chance(5))
+			cost = (INT64CONST(1) << (chance(50) ? 31 : 32)) - below(3);
+		steps_done++;
+		if (bulky && chance(80))
+			now += 1 + below(r->period / 64);	/* let many runs gather */
+		else
+			now = limit_pick_time(&l, now);
+		SAY("now " INT64_FORMAT, now);
+		limit_advance(&l, now);
+		forget_served(&waiting, now);
+
+		if (op < 5)
+			limit_refund(&l, now, cost);
+		else if (op < 15)
+			cancel_any(&l, &waiting, now);
+		else
+		{
+			from = reserves && chance(40) ? pick_from(&l, now) : now;
+			slot = flr_slot(arena, r, &l.state, from, cost);
+			SAY("slot for " INT64_FORMAT " from " INT64_FORMAT ": "
+				INT64_FORMAT, cost, from, slot);
+			if (slot != FLR_NEVER)
+				check(promise, oracle_grants(&l.oracle, r, slot, cost),
+					  "granted " INT64_FORMAT " at " INT64_FORMAT, cost, slot);
+			if (!trace_failed &&
+				(slot == now || (slot != FLR_NEVER && reserves &&
+								 waiting.n < MAX_WAITING)))
+				spend_without_memory(&l, now, slot, cost, refusals, &waiting);
+		}
+		if (chance(30))
+			limit_check_record(&l);
+	}
+	limit_end(&l, promise);
+	limit_free(&l);
+}
