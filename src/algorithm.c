@@ -619,7 +619,7 @@ flr_take(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 			cost <= rule->max_requests - (int64) state->total &&
 			rule->retention == rule->period &&
 			flr_record_append(arena, state, now, cost,
-							  state->nruns >= FLR_EXACT_RUNS ?
+							  unlikely(state->nruns >= FLR_EXACT_RUNS) ?
 							  rule->period / FLR_EXACT_RUNS : 0))
 		{
 			*remaining = rule->max_requests - (int64) state->total;

@@ -324,9 +324,7 @@ read_item(const Batch *batch, int i, BatchItem *item)
 	item->set.n = 0;
 	item->set.unlimited = NULL;
 	if (flr_enabled)
-		item->pair.subject = flr_limits_find(item->pair.scope, item->pair.key,
-											 item->api, item->plan, 0,
-											 &item->set);
+		flr_limits_find(&item->pair, &item->api, &item->plan, 0, &item->set);
 }
 
 /* Judge a request of a batch. */

@@ -706,7 +706,7 @@ add_target(Job *job, int i)
 	target->id.subject = target->pair->subject;
 	target->id.identity = target->limit->identity;
 	target->id.database = MyDatabaseId;
-	target->id.relation = flr_limits_relation();
+	target->id.relation = target->limit->relation;
 	job->nreal += !target->shadow;
 }
 
@@ -776,7 +776,7 @@ no_memory(Job *job, FlrOutcome *outcome)
 static bool
 spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 {
-	static uint64 last_subject = 0;
+	static FlrEntry *last_entry = NULL;
 	const FlrLimit *limit = request->set.limits[0];
 	const FlrRule *rule = &limit->rule;
 	FlrEntryId	id;
@@ -789,18 +789,22 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 	id.subject = request->pairs[request->set.pairs[0]].subject;
 	id.identity = limit->identity;
 	id.database = MyDatabaseId;
-	id.relation = flr_limits_relation();
+	id.relation = limit->relation;
 	stripe = flr_stripe_of(id.subject);
 
-	if (id.subject.lo != last_subject)
+	/* is it the last one again?  Looked at without the lock, so only a hint */
+	entry = last_entry;
+	if (entry == NULL || entry->id.subject.lo != id.subject.lo)
 	{
-		last_subject = id.subject.lo;
+		entry = NULL;
 		flr_entry_prefetch(flr_stripe(stripe), &id);
 	}
 	flr_stripe_lock(stripe);
 	if (flr_store_is_mapped() &&
-		(entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL)
+		((entry != NULL && flr_entry_is(entry, &id)) ||
+		 (entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL))
 	{
+		last_entry = entry;
 		now = Max(flr_clock(), entry->last_request);
 		if (flr_take(flr_arena, rule, &entry->state, now, request->cost,
 					 &outcome->remaining))

@@ -22,14 +22,6 @@
 /* for this library only */
 #pragma GCC visibility push(hidden)
 
-/* A scope and a key of a request. */
-typedef struct FlrPair
-{
-	FlrText		scope;
-	FlrText		key;
-	FlrHash		subject;
-} FlrPair;
-
 /* The facts of a request. */
 typedef struct FlrRequest
 {

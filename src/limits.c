@@ -203,19 +203,19 @@ add_scope(Copy *c, const char *name)
 
 /* The hash of a scope's key. */
 static inline FlrHash
-subject_of(const Scope *scope, FlrText key)
+subject_of(const Scope *scope, const FlrText *key)
 {
-	if (key.size > MEMO_SIZE || key.size == 0)
-		return flr_siphash(scope->secret, key.data, key.size);
-	if (!flr_same_text(memo.key, key) ||
-		memo.secret.lo != scope->secret.lo ||
-		memo.secret.hi != scope->secret.hi)
+	if (key->size > MEMO_SIZE || key->size == 0)
+		return flr_siphash(scope->secret, key->data, key->size);
+	if (memo.secret.lo != scope->secret.lo ||
+		memo.secret.hi != scope->secret.hi ||
+		!flr_same_text(&memo.key, key))
 	{
-		memo.subject = flr_siphash(scope->secret, key.data, key.size);
+		memo.subject = flr_siphash(scope->secret, key->data, key->size);
 		memo.secret = scope->secret;
 		memo.key.data = memo.data;
-		memo.key.size = key.size;
-		memcpy(memo.data, key.data, key.size);
+		memo.key.size = key->size;
+		memcpy(memo.data, key->data, key->size);
 	}
 	return memo.subject;
 }
@@ -236,6 +236,7 @@ identity_of(const Copy *c, const FlrLimit *limit, FlrAlgorithm algorithm)
 static void
 set_identity(const Copy *c, FlrLimit *limit)
 {
+	limit->relation = c->relation;
 	limit->identity = identity_of(c, limit, limit->rule.algorithm);
 	limit->name_hash = flr_siphash(c->secret, limit->name,
 								   strlen(limit->name)).hi;
@@ -247,7 +248,7 @@ add_key_row(Copy *c, FlrLimit *limit)
 {
 	Scope	   *scope = add_scope(c, limit->scope);
 	FlrText		key = {limit->key, strlen(limit->key)};
-	FlrHash		subject = subject_of(scope, key);
+	FlrHash		subject = subject_of(scope, &key);
 	KeyRows    *rows;
 	bool		found;
 
@@ -410,9 +411,14 @@ refresh_copy(Oid relation)
 void
 flr_limits_begin(Oid function)
 {
+	static Oid	last_function = InvalidOid;
 	Oid			relation;
 
 	AcceptInvalidationMessages();
+	if (likely(copy_is_valid && function == last_function &&
+			   copy->keys_complete))
+		return;
+	last_function = InvalidOid;
 	if (!copy_is_valid)
 		memset(functions, 0, sizeof(functions));
 	relation = relation_of(function);
@@ -421,6 +427,8 @@ flr_limits_begin(Oid function)
 	else if (!copy->keys_complete &&
 			 hash_get_num_entries(copy->keys) > MAX_KEYS)
 		reset_keys(copy);
+	if (copy_is_valid)
+		last_function = function;
 }
 
 /* The definitions table of the current call. */
@@ -701,11 +709,12 @@ copy_text(FlrText text)
 
 /* Is this the choice for these three? */
 static inline bool
-choice_is_for(const Choice *choice, FlrText scope, FlrText api, FlrText plan)
+choice_is_for(const Choice *choice, const FlrText *scope, const FlrText *api,
+			  const FlrText *plan)
 {
-	return flr_same_text(choice->api, api) &&
-		flr_same_text(choice->scope_name, scope) &&
-		flr_same_text(choice->plan, plan);
+	return flr_same_text(&choice->api, api) &&
+		flr_same_text(&choice->scope_name, scope) &&
+		flr_same_text(&choice->plan, plan);
 }
 
 /* Choose among the rows that are not for a single key. */
@@ -759,7 +768,7 @@ search_choice(FlrText scope_name, FlrText api, FlrText plan)
 
 	for (choice = *choice_head(scope_name, api, plan); choice != NULL;
 		 choice = choice->next)
-		if (choice_is_for(choice, scope_name, api, plan))
+		if (choice_is_for(choice, &scope_name, &api, &plan))
 			return choice;
 
 	check_name(scope_name, "scope");
@@ -793,19 +802,19 @@ search_choice(FlrText scope_name, FlrText api, FlrText plan)
 
 /* Find or make a choice; NULL when the scope is unknown and that is fine. */
 static inline Choice *
-find_choice(FlrText scope_name, FlrText api, FlrText plan)
+find_choice(const FlrText *scope, const FlrText *api, const FlrText *plan)
 {
 	Choice	   *choice = last_choice;
 
-	if (choice == NULL || !choice_is_for(choice, scope_name, api, plan))
+	if (choice == NULL || !choice_is_for(choice, scope, api, plan))
 	{
-		choice = search_choice(scope_name, api, plan);
+		choice = search_choice(*scope, *api, *plan);
 		if (choice == NULL)
 			return NULL;
 	}
 	if (choice->until != PG_INT64_MAX &&
 		choice->until <= GetCurrentTimestamp())
-		choose(choice, api, plan);
+		choose(choice, *api, *plan);
 	last_choice = choice;
 	return choice;
 }
@@ -845,32 +854,31 @@ find_specially(const Choice *choice, FlrText key, FlrHash subject,
 }
 
 /*
- * Add the limits of one pair of scope and key to a set: for each name the
- * most special row that is in force.  Returns the hash of the pair.
+ * Add the limits of a pair of scope and key, pair number so and so of its
+ * request, to a set: for each name the most special row that is in force.
+ * Fills in the pair's subject.
  */
-FlrHash
-flr_limits_find(FlrText scope, FlrText key, FlrText api, FlrText plan,
-				int pair, FlrLimitSet *set)
+void
+flr_limits_find(FlrPair *pair, const FlrText *api, const FlrText *plan,
+				int number, FlrLimitSet *set)
 {
-	static const FlrHash no_subject;
-	const Choice *choice = find_choice(scope, api, plan);
-	FlrHash		subject;
+	const Choice *choice = find_choice(&pair->scope, api, plan);
 
 	if (choice == NULL)
-		return no_subject;
-	subject = subject_of(choice->scope, key);
+		return;
+	pair->subject = subject_of(choice->scope, &pair->key);
 	if (unlikely(choice->scope->keyed || choice->exempts ||
 				 choice->n > FLR_MAX_LIMITS - set->n))
 	{
-		find_specially(choice, key, subject, api, plan, pair, set);
-		return subject;
+		find_specially(choice, pair->key, pair->subject, *api, *plan, number,
+					   set);
+		return;
 	}
 	for (int i = 0; i < choice->n; i++)
 	{
-		set->pairs[set->n] = pair;
+		set->pairs[set->n] = number;
 		set->limits[set->n++] = choice->limits[i];
 	}
-	return subject;
 }
 
 /* The hash of a pair whose scope must be known. */
@@ -883,7 +891,7 @@ flr_limits_subject(FlrText scope, FlrText key)
 	known = known_scope(scope);
 	if (known == NULL)
 		unknown_scope(scope);
-	return subject_of(known, key);
+	return subject_of(known, &key);
 }
 
 /* By what shared memory knows the statistics of a limit's name. */
@@ -908,7 +916,7 @@ int
 flr_limits_candidates(FlrText scope, FlrText key, FlrText api, FlrText plan,
 					  FlrCandidate **candidates)
 {
-	Choice	   *choice = find_choice(scope, api, plan);
+	Choice	   *choice = find_choice(&scope, &api, &plan);
 	TimestampTz now = GetCurrentTimestamp();
 	FlrLimit   *chosen[FLR_MAX_LIMITS];
 	FlrLimit   *lists[2];
@@ -919,7 +927,7 @@ flr_limits_candidates(FlrText scope, FlrText key, FlrText api, FlrText plan,
 	*candidates = palloc(size * sizeof(FlrCandidate));
 	if (choice == NULL)
 		return 0;
-	lists[0] = key_rows(choice->scope, key, subject_of(choice->scope, key));
+	lists[0] = key_rows(choice->scope, key, subject_of(choice->scope, &key));
 	lists[1] = choice->scope->limits;
 	for (int i = 0; i < 2; i++)
 		for (FlrLimit *limit = lists[i]; limit != NULL; limit = limit->next)

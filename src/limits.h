@@ -50,6 +50,7 @@ typedef struct FlrCalendarArg
 typedef struct FlrLimit
 {
 	int32		limit_id;		/* negative: shipped */
+	Oid			relation;		/* the table that it is in */
 	const char *name;
 	Datum		name_datum;		/* the same as text */
 	const char *scope;
@@ -84,43 +85,49 @@ typedef struct FlrText
  * Names and keys are short, so two words that may overlap are the usual case.
  */
 static inline bool
-flr_same_text(FlrText a, FlrText b)
+flr_same_text(const FlrText *a, const FlrText *b)
 {
-	size_t		size = a.size;
+	size_t		size = a->size;
+	const char *x = a->data;
+	const char *y = b->data;
 
-	if (a.size != b.size)
+	if (a->size != b->size)
 		return false;
 	if (size >= sizeof(uint64) && size <= 2 * sizeof(uint64))
 	{
-		uint64		x[2];
-		uint64		y[2];
+		size_t		second = size - sizeof(uint64);
+		uint64		words[4];
 
-		memcpy(&x[0], a.data, sizeof(uint64));
-		memcpy(&y[0], b.data, sizeof(uint64));
-		memcpy(&x[1], a.data + size - sizeof(uint64), sizeof(uint64));
-		memcpy(&y[1], b.data + size - sizeof(uint64), sizeof(uint64));
-		return x[0] == y[0] && x[1] == y[1];
+		memcpy(&words[0], x, sizeof(uint64));
+		memcpy(&words[1], y, sizeof(uint64));
+		memcpy(&words[2], x + second, sizeof(uint64));
+		memcpy(&words[3], y + second, sizeof(uint64));
+		return ((words[0] ^ words[1]) | (words[2] ^ words[3])) == 0;
 	}
 	if (size >= sizeof(uint32) && size < sizeof(uint64))
 	{
-		uint32		x[2];
-		uint32		y[2];
+		size_t		second = size - sizeof(uint32);
+		uint32		words[4];
 
-		memcpy(&x[0], a.data, sizeof(uint32));
-		memcpy(&y[0], b.data, sizeof(uint32));
-		memcpy(&x[1], a.data + size - sizeof(uint32), sizeof(uint32));
-		memcpy(&y[1], b.data + size - sizeof(uint32), sizeof(uint32));
-		return x[0] == y[0] && x[1] == y[1];
+		memcpy(&words[0], x, sizeof(uint32));
+		memcpy(&words[1], y, sizeof(uint32));
+		memcpy(&words[2], x + second, sizeof(uint32));
+		memcpy(&words[3], y + second, sizeof(uint32));
+		return ((words[0] ^ words[1]) | (words[2] ^ words[3])) == 0;
 	}
 	if (size < sizeof(uint32))
-	{
-		for (size_t i = 0; i < size; i++)
-			if (a.data[i] != b.data[i])
-				return false;
-		return true;
-	}
-	return memcmp(a.data, b.data, size) == 0;
+		return size == 0 || (x[0] == y[0] && x[size / 2] == y[size / 2] &&
+							 x[size - 1] == y[size - 1]);
+	return memcmp(x, y, size) == 0;
 }
+
+/* A scope and a key of a request. */
+typedef struct FlrPair
+{
+	FlrText		scope;
+	FlrText		key;
+	FlrHash		subject;
+} FlrPair;
 
 /* The limits that apply to a request, pair by pair. */
 typedef struct FlrLimitSet
@@ -157,8 +164,9 @@ extern void flr_limits_begin(Oid function);
 extern void flr_limits_forget_choices(void);
 extern Oid	flr_limits_relation(void);
 extern FlrHash flr_limits_subject(FlrText scope, FlrText key);
-extern FlrHash flr_limits_find(FlrText scope, FlrText key, FlrText api,
-							   FlrText plan, int pair, FlrLimitSet *set);
+extern void flr_limits_find(FlrPair *pair, const FlrText *api,
+							const FlrText *plan, int number,
+							FlrLimitSet *set);
 extern int	flr_limits_candidates(FlrText scope, FlrText key, FlrText api,
 								  FlrText plan, FlrCandidate **candidates);
 extern FlrLimit *flr_limits_fetch(int32 limit_id);

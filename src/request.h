@@ -116,12 +116,8 @@ flr_find_limits(FlrRequest *request, Oid function)
 	request->set.unlimited = NULL;
 	flr_limits_begin(function);
 	for (int i = 0; i < request->npairs; i++)
-	{
-		FlrPair    *pair = &request->pairs[i];
-
-		pair->subject = flr_limits_find(pair->scope, pair->key, request->api,
-										request->plan, i, &request->set);
-	}
+		flr_limits_find(&request->pairs[i], &request->api, &request->plan, i,
+						&request->set);
 }
 
 #pragma GCC visibility pop

@@ -469,11 +469,7 @@ flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 				if (slot >= page->n)
 					break;
 				entry = flr_entry(page->blocks[slot]);
-				if (entry->id.subject.hi == id->subject.hi &&
-					entry->id.subject.lo == id->subject.lo &&
-					entry->id.identity == id->identity &&
-					entry->id.relation == id->relation &&
-					entry->id.database == id->database)
+				if (flr_entry_is(entry, id))
 					return entry;
 			}
 		}
@@ -627,6 +623,9 @@ remove_entry(FlrStripe *stripe, FlrPage *page, uint32 slot)
 	flr_record_clear(flr_arena, &entry->state);
 	if (entry->state.owner > FLR_KEY_INLINE)
 		pool_give(flr_arena, entry->key.block);
+
+	/* whoever remembers where it was does not take it for what it was */
+	memset(&entry->id, 0, sizeof(FlrEntryId));
 	pool_give(flr_arena, block);
 }
 

@@ -388,6 +388,17 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 	}
 }
 
+/* Is this the entry of that id? */
+static inline bool
+flr_entry_is(const FlrEntry *entry, const FlrEntryId *id)
+{
+	return entry->id.subject.hi == id->subject.hi &&
+		entry->id.subject.lo == id->subject.lo &&
+		entry->id.identity == id->identity &&
+		entry->id.relation == id->relation &&
+		entry->id.database == id->database;
+}
+
 extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
 extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
 								  FlrBlockId stats,
