@@ -133,7 +133,7 @@ define_settings(void)
 							&flr_max_waiters, 16, 0, 262143,
 							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("fliplet_ratelimit.store_keys",
-							 "Chooses what views, saved counters and history show of a key.",
+							 "Chooses what views show of a key, and what is stored of it.",
 							 NULL,
 							 &flr_store_keys, FLR_KEYS_TEXT, key_styles,
 							 PGC_SUSET, 0, NULL, NULL, NULL);

@@ -66,6 +66,8 @@ flr_record_start(FlrCursor *cursor, const FlrArena *arena,
 	cursor->block = (state->flags & FLR_STATE_CHAINED) ? state->first : 0;
 	cursor->place = state->head;
 	cursor->left = state->nruns;
+	cursor->time = 0;
+	cursor->cost = 0;
 	cursor_load(cursor);
 }
 

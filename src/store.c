@@ -35,7 +35,7 @@ typedef struct FlrControl
 {
 	uint32		magic;
 	uint32		layout;
-	LWLock		lock;			/* while the area is made */
+	LWLock		lock;			/* while the store is made */
 	int			tranche;
 	uint32		has_store;
 	dsm_handle	store;			/* valid if has_store */
@@ -83,7 +83,7 @@ static void pool_give(FlrArena *arena, FlrBlockId block);
  * Run a step that takes or maps shared memory.  True when it succeeded, false
  * when the system had no memory to give; any other error goes on.
  *
- * DSA and DSM raise with locks of their own held, so the step runs in a
+ * The step may raise with locks held, its own among them, so it runs in a
  * subtransaction, whose abort releases them.
  */
 static bool
