@@ -140,7 +140,7 @@ flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset, Datum scope,
 {
 	static Interval delay;
 	const FlrLimit *limit = outcome->limit;
-	TimestampTz date;
+	TimestampTz date = 0;
 
 	memset(nulls, true, FLR_VERDICT_COLUMNS * sizeof(bool));
 	nulls[0] = nulls[1] = nulls[6] = nulls[7] = nulls[8] = false;
