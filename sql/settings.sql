@@ -31,6 +31,8 @@ EXCEPTION WHEN OTHERS THEN
 		detail := '';
 	END IF;
 	detail := regexp_replace(detail, '^Row \d+', 'Row N');
+	-- PostgreSQL 16 and later name the unit in a range, too
+	message := regexp_replace(message, '\((\d+) (?:min|s) \.\. (\d+) (?:min|s)\)$', '(\1 .. \2)');
 	RETURN concat_ws(E'\n    ', SQLSTATE || ' ' || message, nullif(detail, ''), nullif(hint, ''));
 END
 $$;
