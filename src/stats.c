@@ -1,0 +1,108 @@
+/*-------------------------------------------------------------------------
+ *
+ * stats.c
+ *	  Statistics of limits' names.
+ *
+ * Finding, making and walking them takes stats_lock, which is never taken under
+ * a stripe; counting takes no lock.  See store.h.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "utils/timestamp.h"
+
+#include "settings.h"
+#include "store.h"
+
+
+/* Find one lane's statistics in a chain; stats_lock is held. */
+static FlrBlockId
+find_stats(Oid relation, uint64 name_hash, uint32 lane)
+{
+	FlrBlockId	block = flr_store->stats[name_hash % FLR_STATS_HEADS];
+
+	while (block != 0)
+	{
+		FlrStats   *stats = flr_stats(block);
+
+		if (stats->name_hash == name_hash && stats->lane == lane &&
+			stats->relation == relation && stats->database == MyDatabaseId)
+			break;
+		block = stats->next;
+	}
+	return block;
+}
+
+/*
+ * Find or make the statistics of a limit's name in this backend's lane; 0
+ * when there is no memory, and then nothing is counted.  No stripe may be
+ * locked, and all slabs must be mapped.
+ */
+FlrBlockId
+flr_stats_find(Oid relation, uint64 name_hash)
+{
+	FlrStore   *store = flr_store;
+	uint32		lane = Min((uint32) flr_proc_number(), FLR_STATS_LANES);
+	FlrBlockId	block;
+
+	LWLockAcquire(&store->stats_lock, LW_EXCLUSIVE);
+	block = flr_store_is_mapped() ?
+		find_stats(relation, name_hash, lane) : 0;
+	if (block == 0 && flr_store_is_mapped())
+	{
+		block = flr_arena->take(flr_arena);
+		if (block != 0)
+		{
+			FlrStats   *stats = flr_stats(block);
+			FlrBlockId *head = &store->stats[name_hash % FLR_STATS_HEADS];
+
+			memset(stats, 0, sizeof(FlrStats));
+			stats->lane = lane;
+			stats->database = MyDatabaseId;
+			stats->relation = relation;
+			stats->name_hash = name_hash;
+			pg_atomic_init_u64(&stats->since, GetCurrentTimestamp());
+			pg_atomic_init_u64(&stats->reset_granted, 0);
+			pg_atomic_init_u64(&stats->reset_refused, 0);
+			pg_atomic_init_u64(&stats->reset_delayed, 0);
+			pg_atomic_init_u64(&stats->reset_shadow_refused, 0);
+			pg_atomic_init_u64(&stats->granted, 0);
+			pg_atomic_init_u64(&stats->refused, 0);
+			pg_atomic_init_u64(&stats->delayed, 0);
+			pg_atomic_init_u64(&stats->shadow_refused, 0);
+			pg_atomic_init_u64(&stats->keys, 0);
+			pg_atomic_init_u64(&stats->last_checked, 0);
+			pg_atomic_init_u64(&stats->last_refused, 0);
+			stats->next = *head;
+			*head = block;
+		}
+	}
+	LWLockRelease(&store->stats_lock);
+	return block;
+}
+
+/* Call a function for all statistics of this database, with stats_lock held. */
+void
+flr_stats_walk(void (*visit) (FlrStats *stats, void *arg), void *arg)
+{
+	for (;;)
+	{
+		if (!flr_store_map())
+			ereport(ERROR,
+					(errcode(FLR_ERRCODE_STORE_FULL),
+					 errmsg("could not map the shared memory of rate limit counters")));
+		LWLockAcquire(&flr_store->stats_lock, LW_SHARED);
+		if (flr_store_is_mapped())
+			break;
+		LWLockRelease(&flr_store->stats_lock);
+	}
+	for (int i = 0; i < FLR_STATS_HEADS; i++)
+		for (FlrBlockId block = flr_store->stats[i]; block != 0;
+			 block = flr_stats(block)->next)
+			if (flr_stats(block)->database == MyDatabaseId)
+				visit(flr_stats(block), arg);
+	LWLockRelease(&flr_store->stats_lock);
+}

@@ -1,0 +1,272 @@
+/*-------------------------------------------------------------------------
+ *
+ * upkeep.c
+ *	  What else than requests may happen to counters.
+ *
+ * Taking reservations back, resetting, ageing, forgetting, looking.  Each locks
+ * one stripe at a time.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "compat.h"
+
+#include "utils/timestamp.h"
+
+#include "counters.h"
+
+
+static const FlrState empty_state;
+
+/* Lock one stripe with all memory mapped, or raise. */
+static FlrStripe *
+lock_one(uint32 stripe)
+{
+	flr_counters_attach();
+	for (;;)
+	{
+		if (!flr_store_map())
+			flr_counters_attach();
+		flr_stripe_lock(stripe);
+		if (flr_store_is_mapped())
+			return flr_stripe(stripe);
+		flr_stripe_unlock(stripe);
+	}
+}
+
+/*
+ * Take back a reservation, or what is left of it.  It runs while an error is
+ * being handled and while the backend exits, and raises only if memory that
+ * another backend has added cannot be mapped.
+ */
+void
+flr_counters_cancel(FlrReservation *reservation)
+{
+	while (reservation->n > 0)
+	{
+		int			part = reservation->n - 1;
+		const FlrEntryId *id = &reservation->parts[part].id;
+		uint32		stripe = flr_stripe_of(id->subject);
+		FlrEntry   *entry;
+
+		flr_stripe_lock(stripe);
+		if (!flr_store_is_mapped())
+		{
+			flr_stripe_unlock(stripe);
+			flr_store_map_now();
+			continue;
+		}
+		entry = flr_entry_find(flr_stripe(stripe), id);
+		if (entry != NULL)
+		{
+			flr_cancel(flr_arena, &reservation->parts[part].rule,
+					   &entry->state, reservation->parts[part].slot,
+					   reservation->cost, reservation->parts[part].debt);
+			if (entry->granted > 0)
+				entry->granted--;
+		}
+		flr_stripe_unlock(stripe);
+
+		/* the sum over all lanes is what counts, whatever becomes of one */
+		if (reservation->parts[part].stats != 0)
+			pg_atomic_fetch_sub_u64(&flr_stats(reservation->parts[part].stats)->granted,
+									1);
+		reservation->n--;
+	}
+}
+
+/* Do something to every counter of a subject that candidates may have. */
+static int64
+for_candidates(FlrHash subject, const FlrCandidate *candidates, int n,
+			   bool (*act) (FlrEntry *entry, FlrAlgorithm algorithm,
+							int64 arg),
+			   int64 arg)
+{
+	uint32		stripe = flr_stripe_of(subject);
+	FlrStripe  *locked;
+	int			nids = 0;
+	int64		count = 0;
+	FlrEntryId *ids = palloc(3 * Max(n, 1) * sizeof(FlrEntryId));
+	FlrAlgorithm *algorithms = palloc(3 * Max(n, 1) * sizeof(FlrAlgorithm));
+
+	for (int i = 0; i < n; i++)
+		for (int a = FLR_SLIDING_WINDOW; a <= FLR_FIXED_WINDOW; a++)
+		{
+			FlrEntryId *id = &ids[nids];
+			bool		seen = false;
+
+			id->subject = subject;
+			id->identity = flr_limits_identity(candidates[i].limit, a);
+			id->database = MyDatabaseId;
+			id->relation = flr_limits_relation();
+			for (int j = 0; j < nids; j++)
+				seen = seen || ids[j].identity == id->identity;
+			algorithms[nids] = a;
+			nids += !seen;
+		}
+	locked = lock_one(stripe);
+	for (int i = 0; i < nids; i++)
+	{
+		FlrEntry   *entry = flr_entry_find(locked, &ids[i]);
+
+		if (entry != NULL && act(entry, algorithms[i], arg))
+			count++;
+	}
+	flr_stripe_unlock(stripe);
+	pfree(ids);
+	pfree(algorithms);
+	return count;
+}
+
+/* for_candidates() action: nothing is spent any more. */
+static bool
+reset_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 now)
+{
+	bool		spent = entry->state.nruns > 0 || entry->state.total > 0 ||
+	(algorithm == FLR_TOKEN_BUCKET &&
+	 entry->state.runs.bucket.remainder > 0);
+
+	flr_clear(flr_arena, algorithm, &entry->state);
+	flr_entry_set_expiry(entry, now);
+	return spent;
+}
+
+/* Clear a subject's counters.  Returns in how many anything was spent. */
+int64
+flr_counters_reset(FlrHash subject, const FlrCandidate *candidates, int n)
+{
+	return for_candidates(subject, candidates, n, reset_entry, flr_clock());
+}
+
+/* for_candidates() action: everything was spent earlier than it was. */
+static bool
+age_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 by)
+{
+	FlrRule		rule = {.algorithm = algorithm};
+
+	flr_age(flr_arena, &rule, &entry->state, by);
+	flr_entry_set_expiry(entry, entry->expiry - by);
+	return true;
+}
+
+/* Move a subject's counters into the past.  Returns how many there were. */
+int64
+flr_counters_age(FlrHash subject, const FlrCandidate *candidates, int n,
+				 int64 by)
+{
+	return for_candidates(subject, candidates, n, age_entry, by);
+}
+
+/* flr_entries_remove() callback: is this entry one of this subject? */
+static bool
+is_subject(const FlrEntry *entry, const void *arg)
+{
+	const FlrEntryId *id = arg;
+
+	return entry->id.subject.lo == id->subject.lo &&
+		entry->id.subject.hi == id->subject.hi &&
+		entry->id.database == id->database &&
+		entry->id.relation == id->relation;
+}
+
+/* flr_entries_remove() callback: is this entry one of this database? */
+static bool
+is_ours(const FlrEntry *entry, const void *arg)
+{
+	const FlrEntryId *id = arg;
+
+	return entry->id.database == id->database;
+}
+
+/* Remove every counter of a subject.  Returns how many there were. */
+int64
+flr_counters_forget(FlrHash subject)
+{
+	FlrEntryId	id = {.subject = subject,.database = MyDatabaseId};
+	uint32		stripe = flr_stripe_of(subject);
+	int64		count;
+
+	id.relation = flr_limits_relation();
+	count = flr_entries_remove(lock_one(stripe), is_subject, &id);
+	flr_stripe_unlock(stripe);
+	return count;
+}
+
+/* Remove every counter of this database.  Returns how many there were. */
+int64
+flr_counters_reset_all(void)
+{
+	FlrEntryId	id = {.database = MyDatabaseId};
+	int64		count = 0;
+
+	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
+	{
+		count += flr_entries_remove(lock_one(stripe), is_ours, &id);
+		flr_stripe_unlock(stripe);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return count;
+}
+
+/* The bytes of shared memory that an entry occupies. */
+static int64
+entry_memory(const FlrEntry *entry)
+{
+	int64		blocks = 1 + (entry->state.owner > FLR_KEY_INLINE);
+
+	for (FlrBlockId block = entry->state.first; block != 0;
+		 block = ((FlrChain *) flr_block(flr_arena, block))->next)
+		blocks++;
+	return blocks * FLR_BLOCK_SIZE;
+}
+
+/* Look at a limit's counter for a subject.  Raises only if memory is out. */
+void
+flr_counters_look(const FlrLimit *limit, FlrHash subject, FlrLook *look)
+{
+	FlrEntryId	id = {subject, limit->identity, MyDatabaseId, 0};
+	uint32		stripe = flr_stripe_of(subject);
+	const FlrRule *rule = &limit->rule;
+	const FlrState *state = &empty_state;
+	FlrEntry   *entry;
+	int64		elapsed;
+	int64		now;
+	int64		slot;
+
+	memset(look, 0, sizeof(FlrLook));
+	id.relation = flr_limits_relation();
+	entry = flr_entry_find(lock_one(stripe), &id);
+	elapsed = now = flr_clock();
+	if (rule->algorithm == FLR_FIXED_WINDOW)
+		now = GetCurrentTimestamp();
+	if (entry != NULL)
+	{
+		look->exists = true;
+		look->granted = entry->granted;
+		look->refused = entry->refused;
+		look->delayed = entry->delayed;
+		look->shadow_refused = entry->shadow_refused;
+		look->last_request = entry->last_request;
+		look->last_refused = entry->last_refused;
+		look->memory = entry_memory(entry);
+		if (!limit->unlimited)
+		{
+			flr_advance(flr_arena, rule, &entry->state, now);
+			state = &entry->state;
+		}
+	}
+	if (!limit->unlimited)
+	{
+		look->used = flr_used(flr_arena, rule, state, now);
+		look->available = flr_available(flr_arena, rule, state, now);
+		slot = flr_slot(flr_arena, rule, state, now, 1);
+		look->wait = slot == FLR_NEVER ? FLR_NEVER : slot - now;
+	}
+	flr_stripe_unlock(stripe);
+	now = flr_counters_date(elapsed);
+	if (look->last_request != 0)
+		look->last_request += now - elapsed;
+	if (look->last_refused != 0)
+		look->last_refused += now - elapsed;
+}
