@@ -282,25 +282,22 @@ typedef struct Batch
 } Batch;
 
 /* So many requests of a batch are prepared together. */
-#define BATCH_CHUNK		64
+#define BATCH_CHUNK		128
 
-/* A request of a batch. */
-typedef struct BatchItem
-{
-	FlrPair		pair;
-	FlrText		api;
-	FlrText		plan;
-	int64		cost;
-	FlrLimitSet set;
-} BatchItem;
+/* A request with one pair needs no more than this of an FlrRequest. */
+#define ITEM_SIZE \
+	MAXALIGN(offsetof(FlrRequest, pairs) + sizeof(FlrPair))
 
 /* Read request number i of a batch and find its limits, or raise. */
 static void
-read_item(const Batch *batch, int i, BatchItem *item)
+read_item(const Batch *batch, int i, FlrRequest *item)
 {
-	item->pair.scope = batch_text(&batch->scopes, i, "scopes");
-	item->pair.key = batch_text(&batch->keys, i, "keys");
-	flr_check_key(item->pair.key);
+	FlrPair    *pair = &item->pairs[0];
+
+	item->npairs = 1;
+	pair->scope = batch_text(&batch->scopes, i, "scopes");
+	pair->key = batch_text(&batch->keys, i, "keys");
+	flr_check_key(pair->key);
 	item->api = batch_text(&batch->apis, i, "apis");
 	item->cost = 1;
 	if (batch->costs.elements != NULL)
@@ -324,23 +321,23 @@ read_item(const Batch *batch, int i, BatchItem *item)
 	item->set.n = 0;
 	item->set.unlimited = NULL;
 	if (flr_enabled)
-		flr_limits_find(&item->pair, &item->api, &item->plan, 0, &item->set);
+		flr_limits_find(pair, &item->api, &item->plan, 0, &item->set);
 }
 
-/* Judge a request of a batch. */
-static void
-judge_item(const BatchItem *item, FlrRequest *request, FlrOutcome *outcome)
+/* Request number i of a chunk. */
+static inline FlrRequest *
+chunk_item(char *items, int i)
 {
-	request->npairs = 1;
-	request->pairs[0] = item->pair;
-	request->api = item->api;
-	request->plan = item->plan;
-	request->cost = item->cost;
-	request->set = item->set;
-	if (flr_enabled)
-		flr_counters_request(request, FLR_MODE_TRY, 0, outcome, NULL);
-	else
-		kill_switch(outcome);
+	return (FlrRequest *) (items + (size_t) i * ITEM_SIZE);
+}
+
+/* Read the requests of a chunk, from number first on. */
+static void
+read_chunk(const Batch *batch, Oid function, int first, int n, char *items)
+{
+	flr_limits_begin(function);
+	for (int i = 0; i < n; i++)
+		read_item(batch, first + i, chunk_item(items, i));
 }
 
 PG_FUNCTION_INFO_V1(fl_rate_try_batch);
@@ -355,11 +352,12 @@ Datum
 fl_rate_try_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			function = fcinfo->flinfo->fn_oid;
 	Batch		batch;
-	BatchItem  *items = palloc(BATCH_CHUNK * sizeof(BatchItem));
-	FlrRequest	request;
+	char	   *items = palloc(BATCH_CHUNK * ITEM_SIZE);
 	MemoryContext chunk_context;
 	MemoryContext old;
+	int			total;
 
 	batch_arg(fcinfo, 0, "scopes", TEXTOID, false, &batch.scopes);
 	batch_arg(fcinfo, 1, "keys", TEXTOID, false, &batch.keys);
@@ -371,43 +369,55 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	same_length(&batch.scopes, &batch.costs, "costs");
 	same_length(&batch.scopes, &batch.plans, "plans");
 	InitMaterializedSRF(fcinfo, 0);
+	total = batch.scopes.n;
 
+	/* detoasted elements and the like live as long as their chunk */
 	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 										  "fl_rate_try_batch",
 										  ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(chunk_context);
-	for (int pass = 0; pass < 2; pass++)
-		for (int first = 0; first < batch.scopes.n; first += BATCH_CHUNK)
+
+	/* more than a chunk: first see that there is nothing wrong anywhere */
+	for (int first = 0; total > BATCH_CHUNK && first < total;
+		 first += BATCH_CHUNK)
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(chunk_context);
+		read_chunk(&batch, function, first, Min(total - first, BATCH_CHUNK),
+				   items);
+	}
+
+	for (int first = 0; first < total; first += BATCH_CHUNK)
+	{
+		int			n = Min(total - first, BATCH_CHUNK);
+		int64		wall_offset = flr_counters_date(0);
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(chunk_context);
+		read_chunk(&batch, function, first, n, items);
+		for (int i = 0; i < n; i++)
+			flr_counters_prefetch(chunk_item(items, i)->pairs[0].subject,
+								  &chunk_item(items, i)->set);
+		for (int i = 0; i < n; i++)
 		{
-			int			n = Min(batch.scopes.n - first, BATCH_CHUNK);
-			int64		wall_offset;
+			FlrOutcome	outcome;
+			Datum		values[FLR_VERDICT_COLUMNS];
+			bool		nulls[FLR_VERDICT_COLUMNS];
 
-			CHECK_FOR_INTERRUPTS();
-			MemoryContextReset(chunk_context);
-			flr_limits_begin(fcinfo->flinfo->fn_oid);
-			for (int i = 0; i < n; i++)
-				read_item(&batch, first + i, &items[i]);
-			if (pass == 0)
-				continue;
-			for (int i = 0; i < n; i++)
-				flr_counters_prefetch(items[i].pair.subject, &items[i].set);
-			wall_offset = flr_counters_date(0);
-			for (int i = 0; i < n; i++)
-			{
-				FlrOutcome	outcome;
-				Datum		values[FLR_VERDICT_COLUMNS];
-				bool		nulls[FLR_VERDICT_COLUMNS];
-
-				judge_item(&items[i], &request, &outcome);
-				flr_outcome_values(&outcome, wall_offset,
-								   batch.scopes.elements[first + i],
-								   batch.keys.elements[first + i],
-								   batch.apis.elements[first + i],
-								   values, nulls);
-				tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-									 values, nulls);
-			}
+			if (flr_enabled)
+				flr_counters_request(chunk_item(items, i), FLR_MODE_TRY, 0,
+									 &outcome, NULL);
+			else
+				kill_switch(&outcome);
+			flr_outcome_values(&outcome, wall_offset,
+							   batch.scopes.elements[first + i],
+							   batch.keys.elements[first + i],
+							   batch.apis.elements[first + i],
+							   values, nulls);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+								 values, nulls);
 		}
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(chunk_context);
 	pfree(items);

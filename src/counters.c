@@ -226,8 +226,6 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 		}
 		job.full = true;
 	}
-	if (outcome->reason == FLR_REASON_STORE_FULL)
-		pg_atomic_fetch_add_u64(&flr_store->refused_full, 1);
 	if (job.nreal == 0)
 		outcome->reason = request->set.unlimited ? FLR_REASON_UNLIMITED :
 			FLR_REASON_NO_LIMIT;

@@ -581,6 +581,8 @@ flr_job_decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
 	{
 		JobStatus	status = spend(job, reservation, &lacking);
 
+		if (status == STATUS_DONE && lacking != NULL)
+			pg_atomic_fetch_add_u64(&flr_store->refused_full, 1);
 		if (status != STATUS_DONE ||
 			(lacking != NULL && flr_when_full == FLR_ANSWER_ERROR))
 		{
