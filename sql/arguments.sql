@@ -134,6 +134,15 @@ SELECT DISTINCT octet_length(key) FROM fl_rate_counters WHERE key LIKE 'xxxxxxxx
 CREATE TEMP TABLE subject (key text);
 INSERT INTO subject VALUES (repeat('toasted', 10000)), (repeat('toasted', 10001));
 SELECT fl_rate_check('user', key, 'ai') FROM subject UNION ALL SELECT fl_rate_check('user', key, 'ai') FROM subject;
+-- A key is the same however it is stored (packed, compressed, out of line), alone or in an array.
+CREATE TEMP TABLE stored (kind text, key text);
+ALTER TABLE stored ALTER key SET STORAGE EXTERNAL;
+INSERT INTO stored VALUES ('packed', 'packed'), ('out of line', repeat('stored', 2000));
+ALTER TABLE stored ALTER key SET STORAGE MAIN;
+INSERT INTO stored VALUES ('compressed', repeat('squeezed', 2000));
+SELECT kind, fl_rate_check('user', key, 'ai'), fl_rate_check('user', CASE kind WHEN 'packed' THEN 'packed' WHEN 'compressed' THEN repeat('squeezed', 2000) ELSE repeat('stored', 2000) END, 'ai'), fl_rate_check_all('{user}', ARRAY[key], 'ai'), (fl_rate_try_all('{user}', ARRAY[key], 'ai')).remaining, (SELECT b.remaining FROM fl_rate_try_batch('{user}', ARRAY[key], '{ai}') AS b), fl_rate_refund('user', key, 'ai')
+FROM stored ORDER BY kind;
+SELECT count(*) FROM fl_rate_counters WHERE key ~ '^(packed|stored|squeezed)' AND used = 4;
 
 -- Arrays: unequal, with NULLs, empty, multi-dimensional, too long, with a pair twice
 SELECT pg_temp.answers(
@@ -150,6 +159,9 @@ SELECT pg_temp.answers(
 	$$SELECT fl_rate_try_batch('{user,app}', '{k}', '{ai}')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai,ai}')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai}', '{1,2}')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai}', NULL, '{p,q}')$$,
 	$$SELECT fl_rate_try_batch('{NULL}', '{k}', '{ai}')$$, $$SELECT fl_rate_try_batch('{user}', '{NULL}', '{ai}')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{NULL}')$$,
 	$$SELECT fl_rate_try_batch('{{user}}', '{{k}}', '{{ai}}')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai}', '{{1}}')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai}', NULL, '{{p}}')$$);
+
+-- A plan is a plan or NULL.
+SELECT pg_temp.answers($$SELECT fl_rate_check('user', 'k', 'ai', plan => '')$$, $$SELECT fl_rate_try('user', 'k', 'ai', plan => '')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai}', NULL, '{""}')$$, $$SELECT fl_rate_explain('user', 'k', 'ai', '')$$, $$SELECT count(*) FROM fl_rate_explain('user', 'k', 'ai', NULL)$$);
 
 -- Intervals
 SELECT pg_temp.answers(

@@ -84,6 +84,8 @@ SELECT pg_temp.but('max_requests', v) FROM unnest(ARRAY['-1', '0', 'NULL', '1', 
 SELECT pg_temp.but('period', v) FROM unnest(ARRAY['NULL', $$'0'$$, $$'-1 s'$$, $$'1 microsecond'$$, $$'36525 days'$$, $$'1 month -30 days'$$, $$'1 month'$$, $$'1 year'$$, $$'73051 days'$$]) AS v;
 SELECT pg_temp.but('period', 'NULL', 'max_requests', v) FROM unnest(ARRAY['NULL', '0']) AS v;
 SELECT pg_temp.but('period', v, 'algorithm', $$'fixed_window'$$) FROM unnest(ARRAY['NULL', $$'0'$$, $$'-1 month'$$, $$'1 month'$$, $$'3 months'$$, $$'1 year'$$, $$'1 year 2 months'$$, $$'1 month 1 day'$$, $$'1 month -1 day'$$, $$'7 days'$$, $$'100 years'$$, $$'1000 years'$$]) AS v;
+-- ... also where what is beside the months adds up to nothing
+SELECT pg_temp.but('period', v, 'algorithm', $$'fixed_window'$$) FROM unnest(ARRAY[$$'1 year 1 day -24:00:00'$$, $$'1 month -1 day 24:00:00'$$, $$'1 month 1 microsecond'$$, $$'-1 month 31 days'$$, $$'12 months'$$]) AS v;
 SELECT pg_temp.but('period', $$'1 month'$$, 'algorithm', $$'token_bucket'$$);
 -- An infinite period is no period (before version 17 there is none).
 SELECT pg_temp.but('period', v) NOT LIKE '%stored%', pg_temp.but('period', v, 'algorithm', $$'fixed_window'$$) NOT LIKE '%stored%' FROM unnest(ARRAY[$$'infinity'$$, $$'-infinity'$$]) AS v;

@@ -154,5 +154,32 @@ SELECT fl_rate_wait('user', 'w3', 'long');
 RESET fliplet_ratelimit.enabled;
 SELECT fl_rate_wait('device', 'w3', 'long');
 
+-- Limits that delay beside one that refuses: the same request is answered at the date that was told, and refused a minute before.
+SET client_min_messages = warning;
+INSERT INTO fl_rate_limit (name, scope, api, max_requests, period, on_limit, max_delay) VALUES
+	('near delays', 'device', 'near', 1, '10 h', 'delay', '5 h'), ('near refuses', 'device', 'near', 1, '7 h', 'refuse', NULL),
+	('far delays', 'device', 'far', 1, '10 h', 'delay', '2 h'), ('far refuses', 'device', 'far', 1, '7 h', 'refuse', NULL),
+	('never delays', 'device', 'never', 1, '10 h', 'delay', '5 h'), ('never refuses', 'device', 'never', 1, '12 h', 'refuse', NULL),
+	('both delay', 'device', 'both', 1, '10 h', 'delay', '5 h'), ('both delay, shorter', 'device', 'both', 1, '8 h', 'delay', '1 h'), ('both refuse', 'device', 'both', 1, '3 h', 'refuse', NULL);
+INSERT INTO fl_rate_limit (name, scope, api, max_requests, period, algorithm, on_limit, max_delay) VALUES
+	('bucket delays', 'device', 'bucket', 1, '10 h', 'token_bucket', 'delay', '5 h'), ('bucket refuses', 'device', 'bucket', 1, '7 h', 'token_bucket', 'refuse', NULL);
+RESET client_min_messages;
+CREATE FUNCTION pg_temp.date_is_true(api text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	told interval;
+	before fl_rate_verdict;
+	after fl_rate_verdict;
+BEGIN
+	PERFORM fl_rate_check('device', 'k', api);
+	SELECT v.next_valid_at - clock_timestamp() INTO told FROM fl_rate_try('device', 'k', api) AS v;
+	PERFORM fl_rate_age('device', 'k', api, told - interval '1 min');
+	before := fl_rate_try('device', 'k', api);
+	PERFORM fl_rate_age('device', 'k', api, interval '2 min');
+	after := fl_rate_try('device', 'k', api);
+	RETURN format('in %s h; before: %s; then: %s, delay %s h', round(extract(epoch FROM told) / 3600, 1), before.reason, after.reason, round(extract(epoch FROM after.delay) / 3600, 1));
+END
+$$;
+SELECT a, pg_temp.date_is_true(a) FROM unnest('{near,far,never,both,bucket}'::text[]) AS a;
+
 SET client_min_messages = warning;
 DROP EXTENSION fliplet_ratelimit CASCADE;

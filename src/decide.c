@@ -211,6 +211,7 @@ first_answer(const Job *job)
 	for (int round = 0; round < MAX_ROUNDS; round++)
 	{
 		int64		max_delay = PG_INT64_MAX;
+		int64		earliest = PG_INT64_MAX;	/* that one of them grants */
 		int64		slot;
 
 		from = common_slot(job, from, true);
@@ -223,15 +224,19 @@ first_answer(const Job *job)
 		{
 			const Target *target = &job->targets[i];
 			int64		at = from + target->offset;
+			int64		own;
 
-			if (target->limit->on_limit == FLR_ON_LIMIT_DELAY &&
-				flr_slot(flr_arena, target->rule, target->state, at,
-						 cost) != at)
-				max_delay = Min(max_delay, target->limit->max_delay);
+			if (target->limit->on_limit != FLR_ON_LIMIT_DELAY)
+				continue;
+			own = flr_slot(flr_arena, target->rule, target->state, at, cost);
+			if (own == at)
+				continue;
+			max_delay = Min(max_delay, target->limit->max_delay);
+			earliest = Min(earliest, own - target->offset);
 		}
 		if (slot - from <= max_delay)
 			return from;
-		from = slot - max_delay;
+		from = Min(slot - max_delay, earliest);
 	}
 	return common_slot(job, job->now, false);
 }

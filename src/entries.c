@@ -20,8 +20,8 @@
  * How long a busy stripe is waited for actively: its holder needs well below
  * a microsecond, a sleep and a wake-up cost many.
  */
-#define SPIN_TRIES		100
-#define SPIN_DELAYS		20
+#define SPIN_TRIES		50
+#define SPIN_DELAYS		100
 
 /* Entries of a page on average, before there is another page. */
 #define PAGE_USUAL		20

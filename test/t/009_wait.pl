@@ -198,6 +198,36 @@ ask_ok($watch, "SELECT pg_cancel_backend($pids[1])");
 finish_query($queue[1]);
 ok(waiters(0), 'until it leaves too');
 
+# A sleeper gives its slot back also when other sessions have made the store
+# grow meanwhile: that is memory which it has not seen yet.
+ask_ok($watch, 'SELECT fl_rate_reset_all()');
+ask_ok($watch, q{SELECT fl_rate_define('grow', 'user', 'grow', 1, '1 h'), fl_rate_define('grow, bucket', 'user', 'grow', 1, '1 h', algorithm => 'token_bucket')});
+foreach (
+	[ 'pg_cancel_backend', '57014' ],
+	[ 'pg_terminate_backend', '57P01' ])
+{
+	my ($how, $state) = @$_;
+
+	$sleeper->quit;
+	$sleeper = session($node);
+	$pid = ask_ok($sleeper, 'SELECT pg_backend_pid()');
+	granted_ok($sleeper, "SELECT fl_rate_check('user', '$how', 'grow')", 0, "$how, growth: the slot is taken");
+	start_query($sleeper, "SELECT fl_rate_wait('user', '$how', 'grow', max_wait => '2 h')");
+	ok(waiters(1), "$how, growth: a session sleeps");
+	my $memory = ask_ok($watch, 'SELECT memory_used FROM fl_rate_store');
+	ask_ok($watch, "SELECT count(fl_rate_check('user', '$how ' || i, 'ai')) FROM generate_series(1, 20000) AS i");
+	granted_ok($watch, "SELECT memory_used > $memory + 1000000 FROM fl_rate_store", 't',
+		"$how, growth: others make the store grow");
+	granted_ok($watch, "SELECT string_agg(granted::text, ' ') FROM fl_rate_counters WHERE key = '$how'",
+		'2 2', "$how, growth: it sleeps on");
+	ask_ok($watch, "SELECT $how($pid)");
+	(undef, $err) = finish_query($sleeper);
+	is(sqlstate($err), $state, "$how, growth: ends the sleep") or diag($err);
+	ok(waiters(0), "$how, growth: nobody sleeps");
+	granted_ok($watch, "SELECT string_agg(used || ' ' || granted, ', ') FROM fl_rate_counters WHERE key = '$how'",
+		'1 1, 1 1', "$how, growth: the slot is given back in every limit");
+}
+
 $_->quit foreach (@queue, $watch, $sleeper);
 $node->stop;
 done_testing();
