@@ -1,0 +1,162 @@
+/*
+ * empty.c
+ *	  What the benchmark compares with, and a stop-watch.
+ *
+ * Built by bench/run in its temporary folder; never part of the extension.
+ *
+ * Copyright (c) 2026, the fliplet_ratelimit developers
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include "catalog/pg_type_d.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(bench_empty);
+PG_FUNCTION_INFO_V1(bench_empty_batch);
+PG_FUNCTION_INFO_V1(bench_trigger);
+PG_FUNCTION_INFO_V1(bench_latency);
+
+/* A function with the arguments of fl_rate_check() that does nothing. */
+Datum
+bench_empty(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	PG_RETURN_INT64(0);
+}
+
+/*
+ * A function with the arguments of fl_rate_try_batch() that answers every
+ * request with the same row, whose columns it fills like a grant.
+ */
+Datum
+bench_empty_batch(PG_FUNCTION_ARGS)
+{
+	int			n = ArrayGetNItems(1, ARR_DIMS(PG_GETARG_ARRAYTYPE_P(1)));
+	ReturnSetInfo *answers;
+	Datum		word = PointerGetDatum(cstring_to_text("0123456789abcdef"));
+	Interval	interval = {0};
+	Datum		time = TimestampTzGetDatum(GetCurrentTimestamp());
+	Datum		values[13] = {
+		BoolGetDatum(true), word, Int64GetDatum(1), IntervalPGetDatum(&interval),
+		time, time, word, word, word, word, Int32GetDatum(1), Int64GetDatum(1),
+		IntervalPGetDatum(&interval)
+	};
+	bool		nulls[13] = {0};
+
+	InitMaterializedSRF(fcinfo, 0);
+	answers = (ReturnSetInfo *) fcinfo->resultinfo;
+	for (int i = 0; i < n; i++)
+		tuplestore_putvalues(answers->setResult, answers->setDesc, values, nulls);
+	return (Datum) 0;
+}
+
+/* A trigger that does nothing. */
+Datum
+bench_trigger(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	return PointerGetDatum(NULL);
+}
+
+/* Nanoseconds of a clock that does not step. */
+static uint64
+nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64) now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Compare two durations, for qsort(). */
+static int
+compare(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * bench_latency(function regprocedure, api text, calls integer): calls the
+ * function once for each of so many keys of 16 bytes, in no order, and
+ * returns p50, p99, p99.9 and the longest call in microseconds.
+ */
+Datum
+bench_latency(PG_FUNCTION_ARGS)
+{
+	LOCAL_FCINFO(call, 5);
+	FmgrInfo	flinfo;
+	Oid			function = PG_GETARG_OID(0);
+	int32		n = PG_GETARG_INT32(2);
+	uint64	   *took;
+	text	   *key = palloc(VARHDRSZ + 16);
+	MemoryContext scratch;
+	MemoryContext old;
+	Datum		result[4];
+
+	if (n < 1000)
+		elog(ERROR, "too few calls");
+	took = MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(uint64));
+	/* the memory of the stop-watch itself shall not fault while it runs */
+	memset(took, 0, n * sizeof(uint64));
+	SET_VARSIZE(key, VARHDRSZ + 16);
+
+	fmgr_info(function, &flinfo);
+	InitFunctionCallInfoData(*call, &flinfo, 5, InvalidOid, NULL, NULL);
+	call->args[0].value = PointerGetDatum(cstring_to_text("user"));
+	call->args[1].value = PointerGetDatum(key);
+	call->args[2].value = PG_GETARG_DATUM(1);
+	call->args[3].value = Int64GetDatum(1);
+	call->args[4].value = (Datum) 0;
+	for (int i = 0; i < 4; i++)
+		call->args[i].isnull = false;
+	call->args[4].isnull = true;
+
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "bench_latency",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(scratch);
+	for (int32 i = 0; i < n; i++)
+	{
+		/* a bijection, so that all keys are different */
+		uint64		x = ((uint64) i + 1) * UINT64CONST(0x9E3779B97F4A7C15);
+		char	   *p = VARDATA(key);
+		uint64		start;
+
+		x ^= x >> 32;
+		for (int j = 0; j < 16; j++, x >>= 4)
+			p[j] = "0123456789abcdef"[x & 15];
+
+		call->isnull = false;
+		start = nanoseconds();
+		(void) FunctionCallInvoke(call);
+		took[i] = nanoseconds() - start;
+		if (i % 1024 == 0)
+		{
+			MemoryContextReset(scratch);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+
+	qsort(took, n, sizeof(uint64), compare);
+	result[0] = Float8GetDatum(took[n / 2] / 1000.0);
+	result[1] = Float8GetDatum(took[n - 1 - n / 100] / 1000.0);
+	result[2] = Float8GetDatum(took[n - 1 - n / 1000] / 1000.0);
+	result[3] = Float8GetDatum(took[n - 1] / 1000.0);
+	PG_RETURN_ARRAYTYPE_P(construct_array(result, 4, FLOAT8OID, sizeof(float8),
+										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}

@@ -1,0 +1,3 @@
+-- the same call of a function that does nothing
+\set u random(1, :keys)
+SELECT bench_empty('user', :u::text, 'bench');
