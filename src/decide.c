@@ -19,7 +19,6 @@
 
 #include "job.h"
 
-
 /* Rounds of looking for an instant that suits delaying and other limits. */
 #define MAX_ROUNDS		1000
 
