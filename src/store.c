@@ -313,13 +313,21 @@ check_layout(void)
 			 errhint("Restart the server to begin with empty counters of the new version.")));
 }
 
+/* try_memory() step: find or make the control struct. */
+static bool
+control_step(void)
+{
+	control = flr_named_segment(CONTROL_NAME, sizeof(FlrControl),
+								init_control);
+	return true;
+}
+
 /* flr_store_attach() for the first time in this backend. */
 bool
 flr_store_first_attach(void)
 {
-	if (control == NULL)
-		control = flr_named_segment(CONTROL_NAME, sizeof(FlrControl),
-									init_control);
+	if (control == NULL && !try_memory(control_step))
+		return false;
 	check_layout();
 	LWLockRegisterTranche(control->tranche, CONTROL_NAME);
 	flr_local.arena.slabs = flr_local.slabs;
