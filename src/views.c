@@ -384,6 +384,26 @@ add_stats(FlrStats *stats, void *arg)
 					 (TimestampTz) pg_atomic_read_u64(&stats->since));
 }
 
+/* Add up the statistics of a name, or of all names, and find the row type. */
+static TupleDesc
+sum_stats(FunctionCallInfo fcinfo, const FlrText *name, StatsSum *sum)
+{
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	flr_limits_begin(fcinfo->flinfo->fn_oid);
+	flr_counters_attach();
+	memset(sum, 0, sizeof(StatsSum));
+	sum->relation = flr_limits_relation();
+	sum->any_name = name == NULL;
+	if (name != NULL)
+		sum->name_hash = flr_limits_name_hash(*name);
+	sum->since = PG_INT64_MAX;
+	flr_stats_walk(add_stats, sum);
+	return BlessTupleDesc(desc);
+}
+
 PG_FUNCTION_INFO_V1(fl_rate_stats_of);
 
 /* fl_rate_stats_of(name): the statistics of one limit's name, one row. */
@@ -391,19 +411,10 @@ Datum
 fl_rate_stats_of(PG_FUNCTION_ARGS)
 {
 	FlrText		name = flr_text_arg(fcinfo, 0, "name");
-	StatsSum	sum = {0};
+	StatsSum	sum;
+	TupleDesc	desc = sum_stats(fcinfo, &name, &sum);
 	Datum		values[8] = {0};
 	bool		nulls[8] = {0};
-	TupleDesc	desc;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	flr_limits_begin(fcinfo->flinfo->fn_oid);
-	flr_counters_attach();
-	sum.relation = flr_limits_relation();
-	sum.name_hash = flr_limits_name_hash(name);
-	sum.since = PG_INT64_MAX;
-	flr_stats_walk(add_stats, &sum);
 
 	values[0] = Int64GetDatum(sum.granted);
 	values[1] = Int64GetDatum(sum.refused);
@@ -416,7 +427,7 @@ fl_rate_stats_of(PG_FUNCTION_ARGS)
 			 flr_counters_date(sum.last_refused) : 0);
 	values[7] = TimestampTzGetDatum(sum.since == PG_INT64_MAX ?
 									flr_store->since : sum.since);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+	return HeapTupleGetDatum(heap_form_tuple(desc,
 											 values, nulls));
 }
 
@@ -456,18 +467,10 @@ PG_FUNCTION_INFO_V1(fl_rate_store_row);
 Datum
 fl_rate_store_row(PG_FUNCTION_ARGS)
 {
-	StatsSum	sum = {0};
+	StatsSum	sum;
+	TupleDesc	desc = sum_stats(fcinfo, NULL, &sum);
 	Datum		values[7] = {0};
 	bool		nulls[7] = {0};
-	TupleDesc	desc;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	flr_limits_begin(fcinfo->flinfo->fn_oid);
-	flr_counters_attach();
-	sum.relation = flr_limits_relation();
-	sum.any_name = true;
-	flr_stats_walk(add_stats, &sum);
 
 	values[0] = Int64GetDatum(Max(sum.keys, 0));
 	values[1] = Int64GetDatum(flr_store->committed);
@@ -476,6 +479,6 @@ fl_rate_store_row(PG_FUNCTION_ARGS)
 	values[4] = Int64GetDatum(pg_atomic_read_u64(&flr_store->refused_full));
 	values[5] = Int32GetDatum(pg_atomic_read_u32(&flr_store->waiters));
 	values[6] = TimestampTzGetDatum(flr_store->since);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+	return HeapTupleGetDatum(heap_form_tuple(desc,
 											 values, nulls));
 }
