@@ -123,8 +123,8 @@ sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 		FlrCursor	cursor;
 		uint64		sum = state->total;
 
-		if (rule->retention == rule->period)
-			return to_cost(sum);	/* flr_advance() has dropped the rest */
+		if (flr_record_first_time(arena, state) > from - rule->period)
+			return to_cost(sum);
 		for (flr_record_start(&cursor, arena, state);
 			 cursor.left > 0 && cursor.time <= from - rule->period;
 			 flr_record_next(&cursor))
@@ -323,7 +323,10 @@ flr_state_init(FlrState *state)
 	flr_record_init(state);
 }
 
-/* Bring a state up to now: forget what no rule looks back at. */
+/*
+ * Bring a state up to now: forget what no rule looks back at.  Nothing needs
+ * it to have been done, but afterwards no time before now may be asked about.
+ */
 void
 flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
 {

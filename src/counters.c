@@ -129,13 +129,13 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 		entry = NULL;
 		flr_entry_prefetch(flr_stripe(stripe), &id);
 	}
-	flr_stripe_lock(stripe);
+	now = flr_stripe_lock_timed(stripe);
 	if (flr_store_is_mapped() &&
 		((entry != NULL && flr_entry_is(entry, &id)) ||
 		 (entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL))
 	{
 		last_entry = entry;
-		now = Max(flr_clock(), entry->last_request);
+		now = Max(now, entry->last_request);
 		if (flr_take(flr_arena, rule, &entry->state, now, request->cost,
 					 &outcome->remaining))
 		{
@@ -302,7 +302,7 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 {
 	Job			job;
 
-	job.mode = FLR_MODE_CHECK;
+	job.mode = FLR_MODE_PEEK;
 	set_targets(&job, request);
 	if (job.n == 0)
 		return false;

@@ -129,16 +129,20 @@ find_counter(Job *job, Target *target)
 	}
 }
 
-/* Bring a target's counter up to now, and judge the cost by it. */
+/*
+ * Judge the cost by a target's counter, which is brought up to now unless the
+ * request only looks.
+ */
 static inline void
 judge_counter(const Job *job, Target *target)
 {
 	target->now = job->now + target->offset;
-	if (target->entry != NULL)
+	if (target->entry != NULL && job->mode != FLR_MODE_PEEK)
 	{
 		/* it may have expired, but is not to be swept for another target */
 		if (target->entry->expiry <= job->now)
 			target->entry->expiry = job->now + 1;
+		target->entry->last_request = job->now;
 		flr_advance(flr_arena, target->rule, &target->entry->state,
 					target->now);
 	}

@@ -32,18 +32,25 @@
 /* Entries that the creation of another looks at. */
 #define SWEEP_ENTRIES	3
 
-/* Wait for a stripe that is locked: actively for a moment, then asleep. */
-void
+/*
+ * Wait for a stripe that is locked: actively for a moment, then asleep.
+ * Returns the elapsed time at which it was free.
+ */
+int64
 flr_stripe_lock_busy(LWLock *lock)
 {
 	for (int try = 0; try < SPIN_TRIES; try++)
 	{
+		int64		now;
+
 		for (int delay = 0; delay < SPIN_DELAYS; delay++)
 			pg_spin_delay();
+		now = flr_clock();
 		if (LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
-			return;
+			return now;
 	}
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	return flr_clock();
 }
 
 /* Find an entry of a locked stripe; NULL when there is none. */

@@ -70,19 +70,23 @@ typedef struct FlrEntryId
 	Oid			relation;		/* the definitions table */
 } FlrEntryId;
 
-/* What one key has spent of one limit. */
+/*
+ * What one key has spent of one limit.  What a grant touches comes first, so
+ * that it lies on as few cache lines as possible.
+ */
 typedef struct FlrEntry
 {
-	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
-	int32		limit_id;		/* the definition that was last applied */
 	FlrEntryId	id;
 	int64		expiry;			/* elapsed time at which it is worth nothing */
-	FlrState	state;			/* its owner byte is the size of key */
+	int64		last_request;	/* elapsed time of the last one it judged; no
+								 * request is judged by an earlier one */
 	uint64		granted;
+	int32		limit_id;		/* the definition that was last applied */
+	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
+	FlrState	state;			/* its owner byte is the size of key */
 	uint64		refused;
 	uint32		delayed;
 	uint32		shadow_refused;
-	int64		last_request;	/* elapsed time; 0: never */
 	int64		last_refused;
 	union
 	{
@@ -281,7 +285,7 @@ flr_clock(void)
 	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-extern void flr_stripe_lock_busy(LWLock *lock);
+extern int64 flr_stripe_lock_busy(LWLock *lock);
 
 /* Lock a stripe: actively for a moment, then asleep. */
 static inline void
@@ -290,7 +294,22 @@ flr_stripe_lock(uint32 stripe)
 	LWLock	   *lock = &flr_stripe(stripe)->lock;
 
 	if (unlikely(!LWLockConditionalAcquire(lock, LW_EXCLUSIVE)))
-		flr_stripe_lock_busy(lock);
+		(void) flr_stripe_lock_busy(lock);
+}
+
+/*
+ * Lock a stripe, and return the elapsed time as it was right before that,
+ * which keeps the clock out of the time for which the lock is held.
+ */
+static inline int64
+flr_stripe_lock_timed(uint32 stripe)
+{
+	LWLock	   *lock = &flr_stripe(stripe)->lock;
+	int64		now = flr_clock();
+
+	if (unlikely(!LWLockConditionalAcquire(lock, LW_EXCLUSIVE)))
+		now = flr_stripe_lock_busy(lock);
+	return now;
 }
 
 /* Unlock a stripe. */
@@ -383,8 +402,7 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 		entry = flr_block(flr_arena, block);
 		__builtin_prefetch(entry);
 		__builtin_prefetch(entry + 64);
-		__builtin_prefetch(entry + 128);
-		__builtin_prefetch(entry + FLR_BLOCK_SIZE - 1);
+		__builtin_prefetch(entry + offsetof(FlrEntry, refused) - 1);
 	}
 }
 

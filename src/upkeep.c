@@ -251,10 +251,7 @@ flr_counters_look(const FlrLimit *limit, FlrHash subject, FlrLook *look)
 		look->last_refused = entry->last_refused;
 		look->memory = entry_memory(entry);
 		if (!limit->unlimited)
-		{
-			flr_advance(flr_arena, rule, &entry->state, now);
 			state = &entry->state;
-		}
 	}
 	if (!limit->unlimited)
 	{
