@@ -14,6 +14,9 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -23,6 +26,7 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(bench_empty);
+PG_FUNCTION_INFO_V1(bench_counter);
 PG_FUNCTION_INFO_V1(bench_empty_batch);
 PG_FUNCTION_INFO_V1(bench_trigger);
 PG_FUNCTION_INFO_V1(bench_latency);
@@ -33,6 +37,42 @@ bench_empty(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	PG_RETURN_INT64(0);
+}
+
+/*
+ * A function with the arguments of fl_rate_check() that adds to one counter in
+ * shared memory, under a spinlock, and does nothing else: the least that any
+ * counter behind a lock costs.
+ */
+Datum
+bench_counter(PG_FUNCTION_ARGS)
+{
+	typedef struct Counter
+	{
+		slock_t		lock;
+		int64		n;
+	} Counter;
+	static Counter *counter = NULL;
+	int64		n;
+
+	(void) fcinfo;
+	if (counter == NULL)
+	{
+		bool		found;
+
+		LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+		counter = ShmemInitStruct("bench_counter", sizeof(Counter), &found);
+		if (!found)
+		{
+			SpinLockInit(&counter->lock);
+			counter->n = 0;
+		}
+		LWLockRelease(AddinShmemInitLock);
+	}
+	SpinLockAcquire(&counter->lock);
+	n = ++counter->n;
+	SpinLockRelease(&counter->lock);
+	PG_RETURN_INT64(n);
 }
 
 /*

@@ -14,6 +14,8 @@ SELECT fl_rate_define('brief', 'user', 'brief', 100, '50 ms');
 -- Functions to compare with, labelled like the real ones.
 CREATE FUNCTION bench_empty(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_empty';
+CREATE FUNCTION bench_counter(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_counter';
 CREATE FUNCTION bench_empty_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
     RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_empty_batch';
 CREATE FUNCTION bench_trigger() RETURNS trigger LANGUAGE c AS :'library', 'bench_trigger';

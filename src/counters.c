@@ -201,6 +201,9 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 		return;
 	}
 	set_stats(&job);
+	for (int i = 0; i < job.n; i++)
+		flr_entry_prefetch(flr_stripe(flr_stripe_of(job.targets[i].id.subject)),
+						   &job.targets[i].id);
 	for (int attempt = 0;; attempt++)
 	{
 		JobStatus	status;

@@ -11,6 +11,8 @@
  */
 #include "compat.h"
 
+#include <sys/mman.h>
+
 #include "access/xact.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -166,6 +168,37 @@ open_slab(FlrStore *store, uint32 n, size_t size)
 }
 
 /*
+ * Have this process's page tables filled for a segment in one go.  Where the
+ * system cannot, each first touch of a page is a page fault, as ever.
+ */
+static void
+populate(dsm_segment * segment)
+{
+#ifdef MADV_POPULATE_WRITE
+	(void) madvise(dsm_segment_address(segment),
+				   dsm_segment_map_length(segment), MADV_POPULATE_WRITE);
+#endif
+}
+
+/*
+ * Count that a check is about to use a slab that this backend has rarely used
+ * yet, and populate it when that happens often enough.  A backend with few
+ * checks does not pay for a store of many slabs; a busy one does not fault its
+ * way through them.  No lock of ours may be held.
+ */
+void
+flr_store_use_slab(uint32 slab)
+{
+	dsm_segment *segment;
+
+	if (++flr_local.uses[slab] < FLR_POPULATE_AT)
+		return;
+	segment = dsm_find_mapping(flr_store->slabs[slab]);
+	if (segment != NULL)
+		populate(segment);
+}
+
+/*
  * Attach to a segment for as long as this backend lives.  NULL when it is
  * gone, which only a reset of shared memory can bring about.
  */
@@ -186,7 +219,10 @@ attach_segment(dsm_handle handle)
 	return dsm_segment_address(segment);
 }
 
-/* Make a segment that outlives us; NULL when there are too many of them. */
+/*
+ * Make a segment that outlives us; NULL when there are too many of them.  This
+ * backend is about to fill it, so its pages had better be there.
+ */
 static dsm_segment *
 make_segment(size_t size)
 {
@@ -196,6 +232,7 @@ make_segment(size_t size)
 	{
 		dsm_pin_segment(segment);
 		dsm_pin_mapping(segment);
+		populate(segment);
 	}
 	return segment;
 }

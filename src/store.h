@@ -206,7 +206,14 @@ typedef struct FlrLocal
 	bool		attached;
 	uint32		nslabs;			/* mapped slabs */
 	char	   *slabs[FLR_MAX_SLABS];
+	uint8		uses[FLR_MAX_SLABS];	/* up to FLR_POPULATE_AT */
 } FlrLocal;
+
+/*
+ * So many times a backend finds something in a slab before all of the slab is
+ * brought into its page tables.
+ */
+#define FLR_POPULATE_AT		4
 
 extern FlrLocal flr_local;
 
@@ -250,6 +257,7 @@ extern bool flr_store_first_attach(void);
 extern bool flr_store_map_more(void);
 extern void flr_store_map_now(void);
 extern bool flr_store_grow(uint32 wanted);
+extern void flr_store_use_slab(uint32 slab);
 
 /*
  * Attach to the store, which is made if this is the first use of it.  False
@@ -363,6 +371,14 @@ flr_tag_matches(const FlrPage *page, uint32 first, uint8 tag)
 	return (x - ones) & ~x & (ones << 7);
 }
 
+/* A slab that is mapped is about to be used; see flr_store_use_slab(). */
+static inline void
+flr_use_slab(uint32 slab)
+{
+	if (unlikely(flr_local.uses[slab] < FLR_POPULATE_AT))
+		flr_store_use_slab(slab);
+}
+
 /*
  * Have the memory of an entry, if it exists, on its way while its stripe is
  * being locked.  Looks at the stripe without a lock: whatever it reads there
@@ -381,6 +397,7 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 	block = stripe->pages[flr_page_of(stripe, hash)];
 	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
 		return;
+	flr_use_slab(block >> FLR_SLAB_SHIFT);
 	page = flr_page(block);
 	__builtin_prefetch((const char *) page + 64);
 	__builtin_prefetch((const char *) page + 128);
@@ -399,6 +416,7 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 			&page->blocks[first + pg_rightmost_one_pos64(matches) / 8];
 		if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
 			continue;
+		flr_use_slab(block >> FLR_SLAB_SHIFT);
 		entry = flr_block(flr_arena, block);
 		__builtin_prefetch(entry);
 		__builtin_prefetch(entry + 64);
