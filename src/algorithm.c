@@ -123,8 +123,6 @@ sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 		FlrCursor	cursor;
 		uint64		sum = state->total;
 
-		if (flr_record_first_time(arena, state) > from - rule->period)
-			return to_cost(sum);
 		for (flr_record_start(&cursor, arena, state);
 			 cursor.left > 0 && cursor.time <= from - rule->period;
 			 flr_record_next(&cursor))

@@ -135,7 +135,7 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 		 (entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL))
 	{
 		last_entry = entry;
-		now = Max(now, entry->last_request);
+		now = entry->last_request = Max(now, entry->last_request);
 		if (flr_take(flr_arena, rule, &entry->state, now, request->cost,
 					 &outcome->remaining))
 		{
@@ -305,7 +305,7 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 {
 	Job			job;
 
-	job.mode = FLR_MODE_PEEK;
+	job.mode = FLR_MODE_PEEK;	/* no request to be judged, only a look */
 	set_targets(&job, request);
 	if (job.n == 0)
 		return false;

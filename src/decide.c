@@ -346,7 +346,6 @@ count_refusal(const Job *job, Target *target)
 		target->entry->refused++;
 		target->entry->last_refused = job->now;
 	}
-	target->entry->last_request = job->now;
 	target->entry->limit_id = target->limit->limit_id;
 }
 

@@ -317,8 +317,8 @@ sweep_some(FlrStripe *stripe, int64 now)
 
 /*
  * Create an entry, which must not exist, in a locked stripe.  NULL when there
- * is no memory.  It begins with nothing spent and the earliest expiry that
- * does not let it be swept at the same now.
+ * is no memory.  It begins with nothing spent, now as its last request, and the
+ * earliest expiry that does not let it be swept at the same now.
  */
 FlrEntry *
 flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
@@ -354,6 +354,7 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	entry->id = *id;
 	entry->stats = stats;
 	entry->expiry = now + 1;
+	entry->last_request = now;
 	entry->state.owner = key_size;
 	if (key_block != 0)
 	{

@@ -81,7 +81,6 @@ note_grant(FlrEntry *entry, const FlrLimit *limit, int64 now, int64 expiry,
 		entry->expiry = expiry;
 	entry->granted++;
 	entry->delayed += delayed;
-	entry->last_request = now;
 	entry->limit_id = limit->limit_id;
 	if (limit->stats != 0)
 	{

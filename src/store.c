@@ -172,7 +172,7 @@ open_slab(FlrStore *store, uint32 n, size_t size)
  * system cannot, each first touch of a page is a page fault, as ever.
  */
 static void
-populate(dsm_segment * segment)
+populate(dsm_segment *segment)
 {
 #ifdef MADV_POPULATE_WRITE
 	(void) madvise(dsm_segment_address(segment),
