@@ -1,7 +1,7 @@
 -- Looking at limits and counters, and changing them by hand
 
 BEGIN;
-SELECT plan(47);
+SELECT plan(49);
 
 SELECT fl_rate_reset_all() >= 0 AS begin_clean;
 SET LOCAL client_min_messages = warning;
@@ -89,6 +89,20 @@ SELECT ok(since BETWEEN now() AND clock_timestamp(), 'says since when') FROM fl_
 SELECT is((fl_rate_peek('user', '2', 'small')).remaining, 2::bigint, 'and leaves the counters');
 SELECT ok(fl_rate_reset_all() >= 4, 'fl_rate_reset_all');
 SELECT is((SELECT count(*) FROM fl_rate_counters), 0::bigint, 'leaves none');
+
+-- The last request is one that a counter judged, whatever other limits said; looking is none
+SELECT fl_rate_define('tight', 'user', 'small', 1, '1 h');
+CREATE TEMPORARY TABLE look AS SELECT clock_timestamp() AS at FROM fl_rate_try('user', '3', 'small');
+SELECT pg_sleep(0.2);
+UPDATE look SET at = clock_timestamp();
+SELECT fl_rate_try('user', '3', 'small');
+SELECT ok(c.last_request_at >= look.at - interval '0.1 s', 'a request that another limit refused is a counter''s last')
+FROM look, fl_rate_counters AS c WHERE c.name = 'total' AND c.key = '3';
+SELECT pg_sleep(0.2);
+UPDATE look SET at = clock_timestamp();
+SELECT fl_rate_peek('user', '3', 'small');
+SELECT ok(c.last_request_at < look.at, 'a peek is not')
+FROM look, fl_rate_counters AS c WHERE c.name = 'total' AND c.key = '3';
 
 SELECT * FROM finish();
 ROLLBACK;
