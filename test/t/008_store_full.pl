@@ -26,14 +26,24 @@ SELECT fl_rate_define('long', 'app', 'long', 5, '1 h'),
        fl_rate_define('brief', 'app', 'brief', 5, '3 s');
 
 -- Take all memory that there is with fresh keys; returns how many there were.
+-- A key may need two blocks, one of them for the index, where another needs
+-- only one: the store is full when several in a row find no room.
 CREATE FUNCTION fill(api text, prefix text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
 	reason text;
+	n int := 0;
+	in_a_row int := 0;
 BEGIN
 	FOR i IN 1 .. 1000000 LOOP
 		reason := (fl_rate_try('app', prefix || i, api)).reason;
-		IF reason = 'store_full' THEN
-			RETURN i - 1;
+		IF reason <> 'store_full' THEN
+			n := n + 1;
+			in_a_row := 0;
+			CONTINUE;
+		END IF;
+		in_a_row := in_a_row + 1;
+		IF in_a_row = 20 THEN
+			RETURN n;
 		END IF;
 	END LOOP;
 	RAISE 'the store is never full';
@@ -51,12 +61,13 @@ cmp_ok($n, '>', 5000, "2 MB are full after $n keys");
 granted_ok($s, 'SELECT memory_limit, memory_used <= memory_limit FROM fl_rate_store',
 	'2097152|t', 'memory is bounded');
 
+my $refused = ask_ok($s, 'SELECT refused_full FROM fl_rate_store');
 my ($out, $err) = ask($s, q{SELECT fl_rate_check('app', 'classified', 'long')});
 is(sqlstate($err), 'PT503', 'a new key is refused by PT503');
 unlike($err, qr/classified/, 'without the key in it');
 granted_ok($s, q{SELECT allowed, reason, next_valid_at FROM fl_rate_try('app', 'new', 'long')},
 	'f|store_full|', 'by fl_rate_try with the reason store_full');
-granted_ok($s, q{SELECT refused_full >= 3 FROM fl_rate_store}, 't',
+granted_ok($s, "SELECT refused_full - $refused FROM fl_rate_store", '2',
 	'refused_full counts that');
 granted_ok($s, 'SELECT swept FROM fl_rate_store', '0', 'nothing was swept for it');
 
