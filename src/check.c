@@ -395,9 +395,10 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(chunk_context);
 		read_chunk(&batch, function, first, n, items);
-		for (int i = 0; i < n; i++)
-			flr_counters_prefetch(chunk_item(items, i)->pairs[0].subject,
-								  &chunk_item(items, i)->set);
+		for (int pass = 0; pass < 2; pass++)
+			for (int i = 0; i < n; i++)
+				flr_counters_prefetch(chunk_item(items, i)->pairs[0].subject,
+									  &chunk_item(items, i)->set, pass == 0);
 		for (int i = 0; i < n; i++)
 		{
 			FlrOutcome	outcome;

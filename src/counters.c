@@ -260,19 +260,26 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 
 /*
  * Have the counters of a request that is to follow soon on their way into the
- * processor's cache.
+ * processor's cache.  To be called twice for each of several requests: first
+ * for the pages of the index, then for the counters, so that the requests
+ * wait for memory together.
  */
 void
-flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set)
+flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set, bool pages)
 {
+	const FlrStripe *stripe;
 	FlrEntryId	id = {.subject = subject};
 
 	if (!flr_local.attached)
 		return;
+	stripe = flr_stripe(flr_stripe_of(subject));
 	for (int i = 0; i < set->n; i++)
 	{
 		id.identity = set->limits[i]->identity;
-		flr_entry_prefetch(flr_stripe(flr_stripe_of(subject)), &id);
+		if (pages)
+			(void) flr_page_prefetch(stripe, &id);
+		else
+			flr_entry_prefetch(stripe, &id);
 	}
 }
 

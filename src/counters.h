@@ -106,7 +106,8 @@ typedef struct FlrLook
 extern void flr_counters_request(FlrRequest *request, FlrMode mode,
 								 int64 max_wait, FlrOutcome *outcome,
 								 FlrReservation *reservation);
-extern void flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set);
+extern void flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set,
+								  bool pages);
 extern void flr_counters_cancel(FlrReservation *reservation);
 extern void flr_counters_wait_over(void);
 extern bool flr_counters_refund(FlrRequest *request, int64 *remaining);

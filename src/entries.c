@@ -93,7 +93,7 @@ flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 static FlrBlockId
 take_page(void)
 {
-	FlrBlockId	block = flr_arena->take(flr_arena);
+	FlrBlockId	block = flr_store_take_page();
 
 	if (block != 0)
 		memset(flr_block(flr_arena, block), 0, FLR_BLOCK_SIZE);

@@ -53,6 +53,9 @@ typedef struct FlrControl
 #define MIN_SLAB		((size_t) 128 * 1024)
 #define MAX_SLAB		((size_t) FLR_SLAB_BLOCKS * FLR_BLOCK_SIZE)
 
+/* So many blocks, 4 kB of them, are set aside for pages of the index at once. */
+#define PAGE_RUN		24
+
 FlrLocal	flr_local;
 
 static FlrControl *control = NULL;
@@ -438,6 +441,36 @@ pool_take(FlrArena *arena)
 	}
 	SpinLockRelease(&store->pool_lock);
 	return block;
+}
+
+/*
+ * Take a block for a page of the index; 0 when there is none.  Pages lie side
+ * by side, PAGE_RUN of them, apart from the many more entries: so the index
+ * is spread over few pages of memory, and the processor finds their addresses
+ * in its translation cache.
+ */
+FlrBlockId
+flr_store_take_page(void)
+{
+	FlrStore   *store = flr_store;
+	FlrBlockId	block = 0;
+
+	SpinLockAcquire(&store->pool_lock);
+	if (store->page_next == store->page_end &&
+		store->fresh_end - store->fresh >= PAGE_RUN)
+	{
+		store->page_next = store->fresh;
+		store->fresh += PAGE_RUN;
+		store->page_end = store->fresh;
+	}
+	if (store->page_next < store->page_end &&
+		(store->page_next >> FLR_SLAB_SHIFT) < flr_local.nslabs)
+	{
+		block = store->page_next++;
+		store->nfree--;
+	}
+	SpinLockRelease(&store->pool_lock);
+	return block != 0 ? block : pool_take(flr_arena);
 }
 
 /* Put a block back into the pool. */

@@ -178,7 +178,9 @@ typedef struct FlrStore
 	FlrBlockId	free;			/* a list, linked by the first word */
 	FlrBlockId	fresh;			/* never used yet, up to fresh_end */
 	FlrBlockId	fresh_end;
-	uint64		nfree;			/* both kinds together */
+	FlrBlockId	page_next;		/* set aside for pages of the index */
+	FlrBlockId	page_end;
+	uint64		nfree;			/* all kinds together */
 
 	pg_atomic_uint32 nslabs;
 	LWLock		grow_lock;
@@ -380,27 +382,42 @@ flr_use_slab(uint32 slab)
 }
 
 /*
+ * Have the page of an entry, if there is one, on its way.  Looks at the stripe
+ * without a lock: whatever it reads there only decides what is prefetched.
+ */
+static inline const FlrPage *
+flr_page_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
+{
+	FlrBlockId	block;
+	const FlrPage *page;
+
+	if (stripe->npages == 0)
+		return NULL;
+	block = stripe->pages[flr_page_of(stripe, flr_entry_hash(id))];
+	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
+		return NULL;
+	flr_use_slab(block >> FLR_SLAB_SHIFT);
+	page = flr_page(block);
+	__builtin_prefetch(page);
+	__builtin_prefetch((const char *) page + 64);
+	__builtin_prefetch((const char *) page + FLR_BLOCK_SIZE - 1);
+	return page;
+}
+
+/*
  * Have the memory of an entry, if it exists, on its way while its stripe is
- * being locked.  Looks at the stripe without a lock: whatever it reads there
- * only decides what is prefetched.
+ * being locked; the same applies.  Waits for the page.
  */
 static inline void
 flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 {
 	uint64		hash = flr_entry_hash(id);
+	const FlrPage *page = flr_page_prefetch(stripe, id);
 	FlrBlockId	block;
-	const FlrPage *page;
 	uint32		n;
 
-	if (stripe->npages == 0)
+	if (page == NULL)
 		return;
-	block = stripe->pages[flr_page_of(stripe, hash)];
-	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
-		return;
-	flr_use_slab(block >> FLR_SLAB_SHIFT);
-	page = flr_page(block);
-	__builtin_prefetch((const char *) page + 64);
-	__builtin_prefetch((const char *) page + 128);
 
 	/* a volatile read, or compilers find that all this has no effect */
 	n = *(const volatile uint32 *) &page->n;
@@ -435,6 +452,7 @@ flr_entry_is(const FlrEntry *entry, const FlrEntryId *id)
 		entry->id.database == id->database;
 }
 
+extern FlrBlockId flr_store_take_page(void);
 extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
 extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
 								  FlrBlockId stats,
