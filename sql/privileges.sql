@@ -10,7 +10,7 @@ CREATE VIEW pg_temp.member AS
 SELECT objid::regprocedure FROM pg_temp.member WHERE classid = 'pg_proc'::regclass AND has_function_privilege('public', objid, 'EXECUTE') ORDER BY objid::regprocedure::text COLLATE "C";
 SELECT objid::regclass, p FROM pg_temp.member JOIN pg_class AS c ON c.oid = objid AND relkind IN ('r', 'v', 'p', 'm'), unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p
 WHERE classid = 'pg_class'::regclass AND has_table_privilege('public', objid, p);
--- No function is SECURITY DEFINER but the triggers on the definitions.
+-- No function is SECURITY DEFINER but the triggers on the definitions, and maintenance.
 SELECT objid::regproc FROM pg_temp.member JOIN pg_proc AS p ON p.oid = objid WHERE classid = 'pg_proc'::regclass AND p.prosecdef AND p.prorettype <> 'trigger'::regtype;
 
 CREATE ROLE regress_fl_public;

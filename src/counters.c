@@ -195,7 +195,9 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 	job.max_wait = mode == FLR_MODE_WAIT ? max_wait : PG_INT64_MAX;
 	job.full = false;
 	set_targets(&job, request);
-	if (!flr_store_attach() || !flr_store_map())
+	if (flr_store_attach())
+		flr_keep_restore(flr_limits_relation());
+	if (!flr_local.attached || !flr_store_map())
 	{
 		no_memory(&job, outcome);
 		return;
@@ -253,7 +255,7 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 				 (mode != FLR_MODE_CHECK && mode != FLR_MODE_TRY) ||
 				 limit->on_limit == FLR_ON_LIMIT_COUNT ||
 				 limit->rule.algorithm == FLR_FIXED_WINDOW ||
-				 limit->stats == 0 || !flr_local.attached ||
+				 limit->stats == 0 || !flr_keep_is_ready(limit->relation) ||
 				 !spend_one(request, mode, outcome)))
 		request_slowly(request, mode, max_wait, outcome, reservation);
 }
@@ -283,11 +285,16 @@ flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set, bool pages)
 	}
 }
 
-/* Attach to the store, or raise. */
+/*
+ * Attach to the store, and see to it that the saved counters of the current
+ * call's definitions are there, or raise.
+ */
 void
 flr_counters_attach(void)
 {
-	if (!flr_store_attach() || !flr_store_map())
+	if (flr_store_attach())
+		flr_keep_restore(flr_limits_relation());
+	if (!flr_local.attached || !flr_store_map())
 		ereport(ERROR,
 				(errcode(FLR_ERRCODE_STORE_FULL),
 				 errmsg("no shared memory for rate limit counters"),
@@ -329,6 +336,7 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 		{
 			flr_refund(flr_arena, target->rule, &target->entry->state,
 					   target->now, request->cost);
+			flr_entry_changed(target->entry);
 			flr_entry_set_expiry(target->entry,
 								 Max(job.now, expiry_of(target)));
 		}

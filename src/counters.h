@@ -16,6 +16,8 @@
 #ifndef FLR_COUNTERS_H
 #define FLR_COUNTERS_H
 
+#include "access/xlog.h"
+
 #include "limits.h"
 #include "store.h"
 
@@ -103,6 +105,33 @@ typedef struct FlrLook
 	int64		memory;			/* bytes */
 } FlrLook;
 
+/* keep.c: for which definitions table saved counters are known to be there */
+typedef struct FlrKeepReady
+{
+	Oid			relation;
+	bool		in_recovery;	/* then they are to be read after promotion */
+} FlrKeepReady;
+
+extern FlrKeepReady flr_keep_ready;
+
+/* Are the saved counters of a definitions table there? */
+static inline bool
+flr_keep_is_ready(Oid relation)
+{
+	return likely(flr_keep_ready.relation == relation) &&
+		(likely(!flr_keep_ready.in_recovery) || RecoveryInProgress());
+}
+
+extern void flr_keep_read(Oid relation);
+
+/* See to it that they are.  May raise; no lock of ours may be held. */
+static inline void
+flr_keep_restore(Oid relation)
+{
+	if (unlikely(!flr_keep_is_ready(relation)))
+		flr_keep_read(relation);
+}
+
 extern void flr_counters_request(FlrRequest *request, FlrMode mode,
 								 int64 max_wait, FlrOutcome *outcome,
 								 FlrReservation *reservation);
@@ -122,6 +151,7 @@ extern void flr_counters_look(const FlrLimit *limit, FlrHash subject,
 							  FlrLook *look);
 
 extern void flr_counters_attach(void);
+extern FlrStripe *flr_counters_lock(uint32 stripe);
 extern TimestampTz flr_counters_date(int64 elapsed);
 
 #pragma GCC visibility pop

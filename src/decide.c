@@ -29,7 +29,7 @@ typedef struct KeptKey
 {
 	const char *data;
 	int			size;
-	char		digest[2 * sizeof(FlrHash) + 1];
+	char		digest[FLR_DIGEST_SIZE];
 } KeptKey;
 
 /* Compute what is to be kept of a key.  Raises nothing, allocates nothing. */
@@ -38,16 +38,8 @@ keep_key(const FlrPair *pair, KeptKey *kept)
 {
 	if (flr_store_keys == FLR_KEYS_HASH)
 	{
-		static const char hex[] = "0123456789abcdef";
-
-		for (int i = 0; i < 16; i++)
-		{
-			kept->digest[i] = hex[(pair->subject.lo >> (60 - 4 * i)) & 15];
-			kept->digest[16 + i] =
-				hex[(pair->subject.hi >> (60 - 4 * i)) & 15];
-		}
+		kept->size = flr_hash_digest(pair->subject, kept->digest);
 		kept->data = kept->digest;
-		kept->size = 32;
 		return;
 	}
 	kept->data = pair->key.data;

@@ -231,12 +231,34 @@ remove_entry(FlrStripe *stripe, FlrPage *page, uint32 slot)
 	count_key(entry, -1);
 	stripe->nentries--;
 	flr_record_clear(flr_arena, &entry->state);
-	if (entry->state.owner > FLR_KEY_INLINE)
+	if (flr_entry_key_size(entry) > FLR_KEY_INLINE)
 		flr_arena->give(flr_arena, entry->key.block);
 
 	/* whoever remembers where it was does not take it for what it was */
 	memset(&entry->id, 0, sizeof(FlrEntryId));
 	flr_arena->give(flr_arena, block);
+}
+
+/* Show each entry of a locked stripe to the caller. */
+void
+flr_entries_visit(FlrStripe *stripe,
+				  void (*visit) (FlrEntry *entry, void *arg), void *arg)
+{
+	for (uint32 number = 0; number < stripe->npages; number++)
+	{
+		const FlrPage *page = flr_page(stripe->pages[number]);
+
+		for (;;)
+		{
+			for (uint32 slot = 0; slot < page->n; slot++)
+				__builtin_prefetch(flr_entry(page->blocks[slot]));
+			for (uint32 slot = 0; slot < page->n; slot++)
+				visit(flr_entry(page->blocks[slot]), arg);
+			if (page->more == 0)
+				break;
+			page = flr_page(page->more);
+		}
+	}
 }
 
 /* Remove the entries of a locked stripe that the caller wants removed. */
@@ -355,7 +377,7 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	entry->stats = stats;
 	entry->expiry = now + 1;
 	entry->last_request = now;
-	entry->state.owner = key_size;
+	entry->state.owner = key_size - 1;
 	if (key_block != 0)
 	{
 		entry->key.block = key_block;
@@ -395,10 +417,12 @@ flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 void
 flr_entry_key(const FlrEntry *entry, char *text)
 {
-	memcpy(text, entry->state.owner > FLR_KEY_INLINE ?
+	int			size = flr_entry_key_size(entry);
+
+	memcpy(text, size > FLR_KEY_INLINE ?
 		   (const char *) flr_block(flr_arena, entry->key.block) :
 		   entry->key.text,
-		   entry->state.owner);
+		   size);
 }
 
 /* What a sweep of a whole stripe wants to know, and learns. */

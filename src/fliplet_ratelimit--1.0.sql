@@ -266,16 +266,8 @@ AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.fl_rate_limit_changed() IS 'trigger: makes every session read the definitions again once the change has committed';
 
 CREATE FUNCTION @extschema@.fl_rate_stay_local() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF current_setting('session_replication_role') = 'replica' THEN
-        RETURN NULL;
-    END IF;
-    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
-END
-$$;
+LANGUAGE c
+AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.fl_rate_stay_local() IS 'trigger: drops replicated changes of a table that belongs to one server';
 
 -- Names decide the order: the guard first. ENABLE ALWAYS, because changes also
@@ -474,13 +466,13 @@ CREATE FUNCTION @extschema@.fl_rate_reset(scope text, key text, api text)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fl_rate_reset';
-COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, text, text) IS 'clears what such a request would spend from; returns in how many counters anything was spent';
+COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, text, text) IS 'clears what such a request would spend from, saved copies too; returns in how many counters anything was spent';
 
 CREATE FUNCTION @extschema@.fl_rate_reset(scope text, key bigint, api text)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fl_rate_reset_bigint';
-COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, bigint, text) IS 'clears what such a request would spend from; returns in how many counters anything was spent';
+COMMENT ON FUNCTION @extschema@.fl_rate_reset(text, bigint, text) IS 'clears what such a request would spend from, saved copies too; returns in how many counters anything was spent';
 
 CREATE FUNCTION @extschema@.fl_rate_raise(verdict @extschema@.fl_rate_verdict)
 RETURNS bigint
@@ -610,15 +602,253 @@ COMMENT ON FUNCTION @extschema@.fl_rate_simulate(bigint, interval, timestamptz[]
 -- Keeping
 -- ---------------------------------------------------------------------------
 
+-- None of these tables is dumped, and none is replicated logically: they belong
+-- to the server whose counters they are about.
+CREATE TABLE @extschema@.fl_rate_saved (
+    subject    uuid NOT NULL,
+    identity   bigint NOT NULL,
+    limit_id   integer NOT NULL,
+    key        text COLLATE "C" NOT NULL,
+    expires_at timestamptz NOT NULL,
+    record     bytea NOT NULL,
+    PRIMARY KEY (subject, identity)
+) WITH (fillfactor = 70);
+ALTER TABLE @extschema@.fl_rate_saved ALTER COLUMN record SET STORAGE EXTERNAL;
+COMMENT ON TABLE @extschema@.fl_rate_saved IS 'counters as fl_rate_maintain() last saved them, read by the first request after a restart; for the extension''s own use';
+COMMENT ON COLUMN @extschema@.fl_rate_saved.subject IS 'keyed hash of scope and key';
+COMMENT ON COLUMN @extschema@.fl_rate_saved.identity IS 'keyed hash of the limit''s name, scope, api and algorithm';
+COMMENT ON COLUMN @extschema@.fl_rate_saved.limit_id IS 'the row of fl_rate_limit that was last applied';
+COMMENT ON COLUMN @extschema@.fl_rate_saved.key IS 'the key, its first 64 bytes, or its digest (store_keys)';
+COMMENT ON COLUMN @extschema@.fl_rate_saved.expires_at IS 'when what was spent is worth nothing any more';
+COMMENT ON COLUMN @extschema@.fl_rate_saved.record IS 'what was spent and when';
+REVOKE ALL ON @extschema@.fl_rate_saved FROM PUBLIC;
+
+CREATE TABLE @extschema@.fl_rate_history (
+    minute         timestamptz NOT NULL,
+    name           text COLLATE "C" NOT NULL,
+    granted        bigint NOT NULL,
+    refused        bigint NOT NULL,
+    delayed        bigint NOT NULL,
+    shadow_refused bigint NOT NULL,
+    keys           bigint NOT NULL,
+    PRIMARY KEY (minute, name)
+);
+COMMENT ON TABLE @extschema@.fl_rate_history IS 'statistics over time, filled by fl_rate_maintain() and kept for fliplet_ratelimit.history_retention; a limit without requests has no row';
+COMMENT ON COLUMN @extschema@.fl_rate_history.minute IS 'the minute in which maintenance ran; the numbers are those since it ran before';
+COMMENT ON COLUMN @extschema@.fl_rate_history.name IS 'name of the limit';
+COMMENT ON COLUMN @extschema@.fl_rate_history.granted IS 'requests granted';
+COMMENT ON COLUMN @extschema@.fl_rate_history.refused IS 'requests refused by this limit';
+COMMENT ON COLUMN @extschema@.fl_rate_history.delayed IS 'requests granted with a delay';
+COMMENT ON COLUMN @extschema@.fl_rate_history.shadow_refused IS 'requests that would have been refused if the limit were not in shadow';
+COMMENT ON COLUMN @extschema@.fl_rate_history.keys IS 'counters in memory at the end';
+
+CREATE TABLE @extschema@.fl_rate_history_top (
+    minute  timestamptz NOT NULL,
+    name    text COLLATE "C" NOT NULL,
+    key     text COLLATE "C" NOT NULL,
+    refused bigint NOT NULL,
+    total   bigint NOT NULL,
+    subject uuid NOT NULL,
+    PRIMARY KEY (minute, name, subject)
+);
+CREATE INDEX fl_rate_history_top_subject_idx ON @extschema@.fl_rate_history_top (subject, name, minute);
+COMMENT ON TABLE @extschema@.fl_rate_history_top IS 'the ten most refused keys of each limit over time, filled by fl_rate_maintain()';
+COMMENT ON COLUMN @extschema@.fl_rate_history_top.minute IS 'the minute in which maintenance ran';
+COMMENT ON COLUMN @extschema@.fl_rate_history_top.name IS 'name of the limit';
+COMMENT ON COLUMN @extschema@.fl_rate_history_top.key IS 'the key, its first 64 bytes, or its digest (store_keys)';
+COMMENT ON COLUMN @extschema@.fl_rate_history_top.refused IS 'requests refused since the key was last listed here, or since its counter exists';
+COMMENT ON COLUMN @extschema@.fl_rate_history_top.total IS 'requests refused since its counter exists';
+COMMENT ON COLUMN @extschema@.fl_rate_history_top.subject IS 'keyed hash of scope and key';
+COMMENT ON INDEX @extschema@.fl_rate_history_top_subject_idx IS 'when a key was last listed; and what to erase';
+REVOKE ALL ON @extschema@.fl_rate_history_top FROM PUBLIC;
+
+CREATE TABLE @extschema@.fl_rate_rolled (
+    name           text COLLATE "C" PRIMARY KEY,
+    store_since    timestamptz NOT NULL,
+    rolled_at      timestamptz NOT NULL,
+    granted        bigint NOT NULL,
+    refused        bigint NOT NULL,
+    delayed        bigint NOT NULL,
+    shadow_refused bigint NOT NULL
+);
+COMMENT ON TABLE @extschema@.fl_rate_rolled IS 'the statistics up to which fl_rate_history goes; for the extension''s own use';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.name IS 'name of the limit';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.store_since IS 'the store that counted, by when it was made';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.rolled_at IS 'when maintenance last ran';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.granted IS 'requests granted since the store was made';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.refused IS 'requests refused';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.delayed IS 'requests granted with a delay';
+COMMENT ON COLUMN @extschema@.fl_rate_rolled.shadow_refused IS 'requests that would have been refused if the limit were not in shadow';
+REVOKE ALL ON @extschema@.fl_rate_rolled FROM PUBLIC;
+
+CREATE TRIGGER fl_rate_saved_stay_local BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.fl_rate_saved
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.fl_rate_stay_local();
+CREATE TRIGGER fl_rate_history_stay_local BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.fl_rate_history
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.fl_rate_stay_local();
+CREATE TRIGGER fl_rate_history_top_stay_local BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.fl_rate_history_top
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.fl_rate_stay_local();
+CREATE TRIGGER fl_rate_rolled_stay_local BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.fl_rate_rolled
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.fl_rate_stay_local();
+ALTER TABLE @extschema@.fl_rate_saved ENABLE ALWAYS TRIGGER fl_rate_saved_stay_local;
+ALTER TABLE @extschema@.fl_rate_history ENABLE ALWAYS TRIGGER fl_rate_history_stay_local;
+ALTER TABLE @extschema@.fl_rate_history_top ENABLE ALWAYS TRIGGER fl_rate_history_top_stay_local;
+ALTER TABLE @extschema@.fl_rate_rolled ENABLE ALWAYS TRIGGER fl_rate_rolled_stay_local;
+COMMENT ON TRIGGER fl_rate_saved_stay_local ON @extschema@.fl_rate_saved IS 'drops replicated rows';
+COMMENT ON TRIGGER fl_rate_history_stay_local ON @extschema@.fl_rate_history IS 'drops replicated rows';
+COMMENT ON TRIGGER fl_rate_history_top_stay_local ON @extschema@.fl_rate_history_top IS 'drops replicated rows';
+COMMENT ON TRIGGER fl_rate_rolled_stay_local ON @extschema@.fl_rate_rolled IS 'drops replicated rows';
+
+CREATE FUNCTION @extschema@.fl_rate_unsaved()
+RETURNS TABLE (subject uuid, identity bigint, limit_id integer, key text, expires_at timestamptz, record bytea)
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10000
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.fl_rate_unsaved() IS 'what fl_rate_maintain() has to save: counters changed since a transaction committed that called this';
+
+CREATE FUNCTION @extschema@.fl_rate_totals_of(name text,
+    OUT granted bigint, OUT refused bigint, OUT delayed bigint, OUT shadow_refused bigint, OUT keys bigint,
+    OUT store_since timestamptz)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.fl_rate_totals_of(text) IS 'what was counted for a limit''s name since the store was made, whatever was reset since';
+
+CREATE FUNCTION @extschema@.fl_rate_refused_keys(since timestamptz, n integer)
+RETURNS TABLE (name text, subject uuid, key text, refused bigint, last_refused_at timestamptz)
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.fl_rate_refused_keys(timestamptz, integer) IS 'of each limit''s name, the n keys with the most refusals among those refused since a date';
+
+CREATE FUNCTION @extschema@.fl_rate_sweep() RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.fl_rate_sweep() IS 'frees counters that have expired, and those of dropped databases; returns how many';
+
+CREATE FUNCTION @extschema@.fl_rate_maintain() RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    this_minute CONSTANT timestamptz := date_trunc('minute', clock_timestamp());
+    last_time   timestamptz;
+    saved       bigint;
+BEGIN
+    -- Counters. The first call locks out whoever else maintains, or forgets.
+    WITH unsaved AS MATERIALIZED (
+        SELECT * FROM @extschema@.fl_rate_unsaved()
+    ), worthless AS (
+        DELETE FROM @extschema@.fl_rate_saved AS s USING unsaved AS u
+        WHERE u.expires_at = '-infinity' AND s.subject = u.subject AND s.identity = u.identity
+    )
+    INSERT INTO @extschema@.fl_rate_saved AS s (subject, identity, limit_id, key, expires_at, record)
+    SELECT u.subject, u.identity, u.limit_id, u.key, u.expires_at, u.record
+    FROM unsaved AS u
+    WHERE u.expires_at > '-infinity'
+    ON CONFLICT (subject, identity) DO UPDATE
+    SET (limit_id, key, expires_at, record) = (excluded.limit_id, excluded.key, excluded.expires_at, excluded.record);
+    GET DIAGNOSTICS saved = ROW_COUNT;
+    DELETE FROM @extschema@.fl_rate_saved AS s WHERE s.expires_at <= clock_timestamp();
+
+    -- Statistics.
+    last_time := coalesce((SELECT max(r.rolled_at) FROM @extschema@.fl_rate_rolled AS r), '-infinity');
+    WITH counted AS MATERIALIZED (
+        SELECT n.name, t.*
+        FROM (SELECT DISTINCT l.name FROM @extschema@.fl_rate_limit AS l) AS n
+             CROSS JOIN LATERAL @extschema@.fl_rate_totals_of(n.name) AS t
+    ), difference AS (
+        SELECT c.name, c.keys,
+               greatest(c.granted        - coalesce(r.granted, 0), 0)        AS granted,
+               greatest(c.refused        - coalesce(r.refused, 0), 0)        AS refused,
+               greatest(c.delayed        - coalesce(r.delayed, 0), 0)        AS delayed,
+               greatest(c.shadow_refused - coalesce(r.shadow_refused, 0), 0) AS shadow_refused
+        FROM counted AS c
+             LEFT JOIN @extschema@.fl_rate_rolled AS r ON r.name = c.name AND r.store_since = c.store_since
+    ), rolled AS (
+        INSERT INTO @extschema@.fl_rate_rolled AS r (name, store_since, rolled_at, granted, refused, delayed, shadow_refused)
+        SELECT c.name, c.store_since, clock_timestamp(), c.granted, c.refused, c.delayed, c.shadow_refused
+        FROM counted AS c
+        ON CONFLICT (name) DO UPDATE
+        SET (store_since, rolled_at, granted, refused, delayed, shadow_refused)
+          = (excluded.store_since, excluded.rolled_at, excluded.granted, excluded.refused, excluded.delayed, excluded.shadow_refused)
+    )
+    INSERT INTO @extschema@.fl_rate_history AS h (minute, name, granted, refused, delayed, shadow_refused, keys)
+    SELECT this_minute, d.name, d.granted, d.refused, d.delayed, d.shadow_refused, d.keys
+    FROM difference AS d
+    WHERE d.granted > 0 OR d.refused > 0 OR d.delayed > 0 OR d.shadow_refused > 0
+    ON CONFLICT (minute, name) DO UPDATE
+    SET (granted, refused, delayed, shadow_refused, keys)
+      = (h.granted + excluded.granted, h.refused + excluded.refused, h.delayed + excluded.delayed,
+         h.shadow_refused + excluded.shadow_refused, excluded.keys);
+    DELETE FROM @extschema@.fl_rate_rolled AS r
+    WHERE NOT EXISTS (SELECT FROM @extschema@.fl_rate_limit AS l WHERE l.name = r.name);
+
+    -- The most refused keys.
+    INSERT INTO @extschema@.fl_rate_history_top AS h (minute, name, key, refused, total, subject)
+    SELECT this_minute, k.name, k.key,
+           CASE WHEN before.total <= k.refused THEN k.refused - before.total ELSE k.refused END,
+           k.refused, k.subject
+    FROM @extschema@.fl_rate_refused_keys(last_time, 10) AS k
+         LEFT JOIN LATERAL (
+             SELECT b.total FROM @extschema@.fl_rate_history_top AS b
+             WHERE b.subject = k.subject AND b.name = k.name
+             ORDER BY b.minute DESC LIMIT 1
+         ) AS before ON true
+    WHERE before.total IS DISTINCT FROM k.refused
+    ON CONFLICT (minute, name, subject) DO UPDATE
+    SET (refused, total) = (h.refused + excluded.refused, excluded.total);
+    DELETE FROM @extschema@.fl_rate_history_top AS h
+    USING (SELECT t.name, t.subject,
+                  row_number() OVER (PARTITION BY t.name ORDER BY t.refused DESC, t.subject) AS place
+           FROM @extschema@.fl_rate_history_top AS t WHERE t.minute = this_minute) AS p
+    WHERE h.minute = this_minute AND h.name = p.name AND h.subject = p.subject AND p.place > 10;
+
+    DELETE FROM @extschema@.fl_rate_history AS h
+    WHERE h.minute < clock_timestamp() - current_setting('fliplet_ratelimit.history_retention')::interval;
+    DELETE FROM @extschema@.fl_rate_history_top AS h
+    WHERE h.minute < clock_timestamp() - current_setting('fliplet_ratelimit.history_retention')::interval;
+    PERFORM @extschema@.fl_rate_sweep();
+    RETURN saved;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.fl_rate_maintain() IS 'saves counters of long windows, rolls statistics up into fl_rate_history, prunes that, and frees expired counters; returns how many counters were saved';
+
+CREATE FUNCTION @extschema@.fl_rate_schedule(schedule text DEFAULT '* * * * *') RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    job bigint;
+BEGIN
+    IF $1 IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'schedule must not be null';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'pg_cron') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'fl_rate_schedule() needs the extension pg_cron in this database',
+            DETAIL  = CASE WHEN current_setting('cron.database_name', true) IS NULL
+                           THEN 'pg_cron is not in shared_preload_libraries.'
+                           ELSE format('pg_cron is for the database "%s".', current_setting('cron.database_name', true)) END,
+            HINT    = CASE WHEN current_setting('cron.database_name', true) IS NULL
+                           THEN 'Add pg_cron to shared_preload_libraries, restart, and CREATE EXTENSION pg_cron. Or call fl_rate_maintain() every minute by other means.'
+                           ELSE format('There, call cron.schedule_in_database(%L, %L, %L, %L).',
+                                       'fliplet_ratelimit/' || current_database(), $1,
+                                       'SELECT @extschema@.fl_rate_maintain()', current_database()) END;
+    END IF;
+    EXECUTE 'SELECT cron.schedule($1, $2, $3)' INTO job
+        USING 'fliplet_ratelimit/' || current_database(), $1, 'SELECT @extschema@.fl_rate_maintain()';
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.fl_rate_schedule(text) IS 'has pg_cron call fl_rate_maintain(); returns the job''s number; another schedule replaces the first';
+
 CREATE FUNCTION @extschema@.fl_rate_forget(scope text, key text) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION @extschema@.fl_rate_forget(text, text) IS 'erases a subject; returns how many counters there were';
+COMMENT ON FUNCTION @extschema@.fl_rate_forget(text, text) IS 'erases a subject: counters, saved counters, history; returns how many counters there were';
 
 CREATE FUNCTION @extschema@.fl_rate_reset_all() RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION @extschema@.fl_rate_reset_all() IS 'erases every counter of this database; returns how many there were';
+COMMENT ON FUNCTION @extschema@.fl_rate_reset_all() IS 'erases every counter of this database, saved ones too; returns how many there were';
 
 CREATE FUNCTION @extschema@.fl_rate_age(scope text, key text, api text, by interval) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -646,5 +876,5 @@ END
 $$;
 
 -- Operators see numbers, not keys.
-GRANT SELECT ON @extschema@.fl_rate_stats, @extschema@.fl_rate_store TO pg_monitor;
+GRANT SELECT ON @extschema@.fl_rate_stats, @extschema@.fl_rate_store, @extschema@.fl_rate_history TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.fl_rate_stats_of(text), @extschema@.fl_rate_store_row() TO pg_monitor;

@@ -12,6 +12,7 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "keep.h"
 #include "limits.h"
 #include "settings.h"
 #include "verdict.h"
@@ -156,5 +157,6 @@ _PG_init(void)
 {
 	define_settings();
 	flr_limits_init();
+	flr_keep_init();
 	flr_verdict_init();
 }

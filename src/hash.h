@@ -93,4 +93,21 @@ flr_siphash(FlrHash key, const void *data, size_t size)
 	return result;
 }
 
+/* A hash as text: 32 hexadecimal digits, without a final zero. */
+#define FLR_DIGEST_SIZE	32
+
+/* Write a hash as text; returns FLR_DIGEST_SIZE. */
+static inline int
+flr_hash_digest(FlrHash hash, char *text)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	for (int i = 0; i < 16; i++)
+	{
+		text[i] = hex[(hash.lo >> (60 - 4 * i)) & 15];
+		text[16 + i] = hex[(hash.hi >> (60 - 4 * i)) & 15];
+	}
+	return FLR_DIGEST_SIZE;
+}
+
 #endif							/* FLR_HASH_H */

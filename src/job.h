@@ -80,6 +80,7 @@ note_grant(FlrEntry *entry, const FlrLimit *limit, int64 now, int64 expiry,
 	else if (expiry > entry->expiry)
 		entry->expiry = expiry;
 	entry->granted++;
+	flr_entry_changed(entry);
 	entry->delayed += delayed;
 	entry->limit_id = limit->limit_id;
 	if (limit->stats != 0)

@@ -431,11 +431,11 @@ flr_limits_begin(Oid function)
 		last_function = function;
 }
 
-/* The definitions table of the current call. */
+/* The definitions table of the current call; invalid if none was ever read. */
 Oid
 flr_limits_relation(void)
 {
-	return copy->relation;
+	return copy != NULL ? copy->relation : InvalidOid;
 }
 
 /* ------------------------------------------------------------------------
@@ -971,6 +971,30 @@ flr_limits_candidates(FlrText scope, FlrText key, FlrText api, FlrText plan,
 			candidate->why = FLR_WHY_SHADOW;
 	}
 	return n;
+}
+
+/* A limit of this identity among those at hand; NULL when there is none. */
+FlrLimit *
+flr_limits_identified(uint64 identity)
+{
+	HASH_SEQ_STATUS status;
+	KeyRows    *rows;
+
+	for (Scope *scope = copy->scopes; scope != NULL; scope = scope->next)
+		for (FlrLimit *limit = scope->limits; limit != NULL;
+			 limit = limit->next)
+			if (limit->identity == identity)
+				return limit;
+	hash_seq_init(&status, copy->keys);
+	while ((rows = hash_seq_search(&status)) != NULL)
+		for (FlrLimit *limit = rows->limits; limit != NULL;
+			 limit = limit->next)
+			if (limit->identity == identity)
+			{
+				hash_seq_term(&status);
+				return limit;
+			}
+	return NULL;
 }
 
 /*

@@ -169,6 +169,7 @@ extern void flr_limits_find(FlrPair *pair, const FlrText *api,
 							FlrLimitSet *set);
 extern int	flr_limits_candidates(FlrText scope, FlrText key, FlrText api,
 								  FlrText plan, FlrCandidate **candidates);
+extern FlrLimit *flr_limits_identified(uint64 identity);
 extern FlrLimit *flr_limits_fetch(int32 limit_id);
 extern uint64 flr_limits_name_hash(FlrText name);
 extern uint64 flr_limits_identity(const FlrLimit *limit,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * stats.c
- *	  Statistics of limits' names.
+ *	  Statistics of limits' names, and the homes of counters.
  *
  * Finding, making and walking them takes stats_lock, which is never taken under
  * a stripe; counting takes no lock.  See store.h.
@@ -104,5 +104,72 @@ flr_stats_walk(void (*visit) (FlrStats *stats, void *arg), void *arg)
 			 block = flr_stats(block)->next)
 			if (flr_stats(block)->database == MyDatabaseId)
 				visit(flr_stats(block), arg);
+	LWLockRelease(&flr_store->stats_lock);
+}
+
+/*
+ * Find or make the home of this database's definitions table.  NULL when
+ * there is no memory for it.  No stripe may be locked.
+ */
+FlrHome *
+flr_home_find(Oid relation)
+{
+	FlrHome    *home = NULL;
+	FlrBlockId	block;
+
+	if (!flr_store_map())
+		return NULL;
+	LWLockAcquire(&flr_store->stats_lock, LW_EXCLUSIVE);
+	if (flr_store_is_mapped())
+	{
+		for (block = flr_store->homes; block != 0; block = home->next)
+		{
+			home = flr_block(flr_arena, block);
+			if (home->relation == relation && home->database == MyDatabaseId)
+				break;
+		}
+		if (block == 0)
+		{
+			home = NULL;
+			block = flr_arena->take(flr_arena);
+			if (block != 0)
+			{
+				home = flr_block(flr_arena, block);
+				home->next = flr_store->homes;
+				home->database = MyDatabaseId;
+				home->relation = relation;
+				home->kept = FLR_KEPT_NOT_READ;
+				flr_store->homes = block;
+			}
+		}
+	}
+	LWLockRelease(&flr_store->stats_lock);
+	return home;
+}
+
+/* Free the homes of databases that are gone. */
+void
+flr_homes_free(const Oid *databases, int n)
+{
+	FlrBlockId *link;
+
+	LWLockAcquire(&flr_store->stats_lock, LW_EXCLUSIVE);
+	link = &flr_store->homes;
+	while (*link != 0 && flr_store_is_mapped())
+	{
+		FlrBlockId	block = *link;
+		FlrHome    *home = flr_block(flr_arena, block);
+		bool		gone = false;
+
+		for (int i = 0; i < n; i++)
+			gone = gone || home->database == databases[i];
+		if (gone)
+		{
+			*link = home->next;
+			flr_arena->give(flr_arena, block);
+		}
+		else
+			link = &home->next;
+	}
 	LWLockRelease(&flr_store->stats_lock);
 }

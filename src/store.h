@@ -20,7 +20,8 @@
  * Locks, in the order in which they are taken:
  *	1. grow_lock, while a slab is added; never together with a stripe;
  *	2. stripe locks in ascending order, at most FLR_MAX_PAIRS of them;
- *	3. stats_lock, to find or make a block of statistics; never under 2;
+ *	3. stats_lock, to find or make a block of statistics or a home; never
+ *	   under 2;
  *	4. pool_lock, a spinlock around a few instructions.
  * While a stripe is locked nothing may raise, allocate in the backend, touch
  * the catalogs or map memory.  Each backend maps slabs before it locks, and
@@ -83,7 +84,7 @@ typedef struct FlrEntry
 	uint64		granted;
 	int32		limit_id;		/* the definition that was last applied */
 	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
-	FlrState	state;			/* its owner byte is the size of key */
+	FlrState	state;			/* its owner byte: see below */
 	uint64		refused;
 	uint32		delayed;
 	uint32		shadow_refused;
@@ -95,7 +96,17 @@ typedef struct FlrEntry
 	}			key;
 } FlrEntry;
 
+/*
+ * The owner byte of an entry's state: the size of its key less one, whether
+ * what was spent has changed since it was last saved, and whether it is being
+ * saved by a transaction that has not committed.
+ */
+#define FLR_ENTRY_KEY_SIZE	0x3f
+#define FLR_ENTRY_CHANGED	0x40
+#define FLR_ENTRY_SAVING	0x80
+
 StaticAssertDecl(sizeof(FlrEntry) == FLR_BLOCK_SIZE, "an entry is a block");
+StaticAssertDecl(FLR_KEY_SIZE <= FLR_ENTRY_KEY_SIZE + 1, "a key's size fits");
 StaticAssertDecl(sizeof(FlrChain) == FLR_BLOCK_SIZE, "a chain link is a block");
 
 /*
@@ -171,6 +182,25 @@ typedef struct FlrStats
 
 StaticAssertDecl(sizeof(FlrStats) <= FLR_BLOCK_SIZE, "statistics fit");
 
+/* What became of the saved counters of a definitions table. */
+typedef enum FlrKept
+{
+	FLR_KEPT_NOT_READ,
+	FLR_KEPT_READ_IN_RECOVERY,	/* to be read again after promotion */
+	FLR_KEPT_READ
+} FlrKept;
+
+/* A definitions table that has counters here. */
+typedef struct FlrHome
+{
+	FlrBlockId	next;
+	Oid			database;
+	Oid			relation;
+	FlrKept		kept;			/* changed under a lock of keep.c's */
+} FlrHome;
+
+StaticAssertDecl(sizeof(FlrHome) <= FLR_BLOCK_SIZE, "a home is a block");
+
 typedef struct FlrStore
 {
 	/* the pool of free blocks */
@@ -188,6 +218,7 @@ typedef struct FlrStore
 	dsm_handle	slabs[FLR_MAX_SLABS];	/* slab 0 is behind this struct */
 
 	LWLock		stats_lock;
+	FlrBlockId	homes;			/* a list, under stats_lock as well */
 	FlrBlockId	stats[FLR_STATS_HEADS];
 
 	pg_atomic_uint64 swept;
@@ -441,6 +472,20 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 	}
 }
 
+/* The size of what is kept of an entry's key, 1 to FLR_KEY_SIZE. */
+static inline int
+flr_entry_key_size(const FlrEntry *entry)
+{
+	return (entry->state.owner & FLR_ENTRY_KEY_SIZE) + 1;
+}
+
+/* What was spent has changed: it is to be saved again. */
+static inline void
+flr_entry_changed(FlrEntry *entry)
+{
+	entry->state.owner |= FLR_ENTRY_CHANGED;
+}
+
 /* Is this the entry of that id? */
 static inline bool
 flr_entry_is(const FlrEntry *entry, const FlrEntryId *id)
@@ -462,6 +507,9 @@ extern int	flr_entries_remove(FlrStripe *stripe,
 							   bool (*doomed) (const FlrEntry *entry,
 											   const void *arg),
 							   const void *arg);
+extern void flr_entries_visit(FlrStripe *stripe,
+							  void (*visit) (FlrEntry *entry, void *arg),
+							  void *arg);
 extern int64 flr_store_sweep(int64 now);
 extern void flr_entry_set_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_key(const FlrEntry *entry, char *text);
@@ -479,6 +527,8 @@ flr_stats_count(const FlrStats *stats, pg_atomic_uint64 *counter)
 extern void flr_stats_walk(void (*visit) (FlrStats *stats, void *arg),
 						   void *arg);
 extern FlrBlockId flr_stats_find(Oid relation, uint64 name_hash);
+extern FlrHome *flr_home_find(Oid relation);
+extern void flr_homes_free(const Oid *databases, int n);
 
 #pragma GCC visibility pop
 

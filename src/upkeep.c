@@ -20,8 +20,8 @@
 static const FlrState empty_state;
 
 /* Lock one stripe with all memory mapped, or raise. */
-static FlrStripe *
-lock_one(uint32 stripe)
+FlrStripe *
+flr_counters_lock(uint32 stripe)
 {
 	flr_counters_attach();
 	for (;;)
@@ -63,6 +63,7 @@ flr_counters_cancel(FlrReservation *reservation)
 			flr_cancel(flr_arena, &reservation->parts[part].rule,
 					   &entry->state, reservation->parts[part].slot,
 					   reservation->cost, reservation->parts[part].debt);
+			flr_entry_changed(entry);
 			if (entry->granted > 0)
 				entry->granted--;
 		}
@@ -105,7 +106,7 @@ for_candidates(FlrHash subject, const FlrCandidate *candidates, int n,
 			algorithms[nids] = a;
 			nids += !seen;
 		}
-	locked = lock_one(stripe);
+	locked = flr_counters_lock(stripe);
 	for (int i = 0; i < nids; i++)
 	{
 		FlrEntry   *entry = flr_entry_find(locked, &ids[i]);
@@ -128,7 +129,11 @@ reset_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 now)
 	 entry->state.runs.bucket.remainder > 0);
 
 	flr_clear(flr_arena, algorithm, &entry->state);
-	flr_entry_set_expiry(entry, now);
+	flr_entry_changed(entry);
+
+	/* a saved copy is to be overwritten before the entry may be swept */
+	if ((entry->state.owner & FLR_ENTRY_SAVING) == 0)
+		flr_entry_set_expiry(entry, now);
 	return spent;
 }
 
@@ -146,6 +151,7 @@ age_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 by)
 	FlrRule		rule = {.algorithm = algorithm};
 
 	flr_age(flr_arena, &rule, &entry->state, by);
+	flr_entry_changed(entry);
 	flr_entry_set_expiry(entry, entry->expiry - by);
 	return true;
 }
@@ -188,7 +194,7 @@ flr_counters_forget(FlrHash subject)
 	int64		count;
 
 	id.relation = flr_limits_relation();
-	count = flr_entries_remove(lock_one(stripe), is_subject, &id);
+	count = flr_entries_remove(flr_counters_lock(stripe), is_subject, &id);
 	flr_stripe_unlock(stripe);
 	return count;
 }
@@ -202,7 +208,7 @@ flr_counters_reset_all(void)
 
 	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
 	{
-		count += flr_entries_remove(lock_one(stripe), is_ours, &id);
+		count += flr_entries_remove(flr_counters_lock(stripe), is_ours, &id);
 		flr_stripe_unlock(stripe);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -213,7 +219,7 @@ flr_counters_reset_all(void)
 static int64
 entry_memory(const FlrEntry *entry)
 {
-	int64		blocks = 1 + (entry->state.owner > FLR_KEY_INLINE);
+	int64		blocks = 1 + (flr_entry_key_size(entry) > FLR_KEY_INLINE);
 
 	for (FlrBlockId block = entry->state.first; block != 0;
 		 block = ((FlrChain *) flr_block(flr_arena, block))->next)
@@ -236,7 +242,7 @@ flr_counters_look(const FlrLimit *limit, FlrHash subject, FlrLook *look)
 
 	memset(look, 0, sizeof(FlrLook));
 	id.relation = flr_limits_relation();
-	entry = flr_entry_find(lock_one(stripe), &id);
+	entry = flr_entry_find(flr_counters_lock(stripe), &id);
 	elapsed = now = flr_clock();
 	if (rule->algorithm == FLR_FIXED_WINDOW)
 		now = GetCurrentTimestamp();

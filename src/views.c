@@ -17,6 +17,7 @@
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
+#include "keep.h"
 #include "request.h"
 
 /* Add one row to the result of a set-returning function. */
@@ -180,34 +181,44 @@ typedef struct EntryCopy
 	int32		limit_id;
 	int			key_size;
 	char		key[FLR_KEY_SIZE];
+	uint64		refused;
+	int64		last_refused;	/* elapsed time */
 } EntryCopy;
 
 /* Where the entries of a stripe are copied to. */
 typedef struct CopyTarget
 {
 	Oid			relation;
+	int64		refused_since;	/* only what was refused since then; or the
+								 * minimum: everything */
 	uint32		n;
 	uint32		size;
 	EntryCopy  *copies;
 } CopyTarget;
 
-/* flr_entries_remove() callback that removes nothing and copies. */
-static bool
-copy_entry(const FlrEntry *entry, const void *arg)
+/* flr_entries_visit() callback: copy an entry. */
+static void
+copy_entry(FlrEntry *entry, void *arg)
 {
-	CopyTarget *target = unconstify(CopyTarget *, (const CopyTarget *) arg);
+	CopyTarget *target = arg;
 
 	if (entry->id.database == MyDatabaseId &&
-		entry->id.relation == target->relation && target->n < target->size)
+		entry->id.relation == target->relation && target->n < target->size &&
+		(target->refused_since == PG_INT64_MIN ||
+		 (entry->refused > 0 &&
+		  entry->last_refused >= target->refused_since)))
 	{
 		EntryCopy  *copy = &target->copies[target->n++];
 
 		copy->id = entry->id;
 		copy->limit_id = entry->limit_id;
-		copy->key_size = entry->state.owner;
+		copy->key_size = flr_entry_key_size(entry);
 		flr_entry_key(entry, copy->key);
+		if (flr_store_keys == FLR_KEYS_HASH)
+			copy->key_size = flr_hash_digest(entry->id.subject, copy->key);
+		copy->refused = entry->refused;
+		copy->last_refused = entry->last_refused;
 	}
-	return false;
 }
 
 /* Copy what a stripe holds of this database; target->copies is replaced. */
@@ -225,7 +236,7 @@ copy_stripe(uint32 number, CopyTarget *target)
 		target->n = 0;
 		if (nentries <= target->size && flr_store_is_mapped())
 		{
-			flr_entries_remove(stripe, copy_entry, target);
+			flr_entries_visit(stripe, copy_entry, target);
 			flr_stripe_unlock(number);
 			return;
 		}
@@ -247,6 +258,19 @@ typedef struct KnownLimit
 	int32		limit_id;
 	FlrLimit   *limit;			/* NULL: there is none any more */
 } KnownLimit;
+
+/* Make an empty table of known limits. */
+static HTAB *
+make_known(void)
+{
+	HASHCTL		info = {0};
+
+	info.keysize = sizeof(int32);
+	info.entrysize = sizeof(KnownLimit);
+	info.hcxt = CurrentMemoryContext;
+	return hash_create("limits by number", 64, &info,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
 
 /* Find a limit by number, in a table of those already looked up. */
 static FlrLimit *
@@ -304,22 +328,18 @@ Datum
 fl_rate_counter_rows(PG_FUNCTION_ARGS)
 {
 	CopyTarget	target = {0};
-	HASHCTL		info = {0};
 	HTAB	   *known;
 	MemoryContext row_context;
 
 	InitMaterializedSRF(fcinfo, 0);
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	flr_counters_attach();
-	info.keysize = sizeof(int32);
-	info.entrysize = sizeof(KnownLimit);
-	info.hcxt = CurrentMemoryContext;
-	known = hash_create("fl_rate_counters", 64, &info,
-						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	known = make_known();
 	row_context = AllocSetContextCreate(CurrentMemoryContext,
 										"fl_rate_counters",
 										ALLOCSET_DEFAULT_SIZES);
 	target.relation = flr_limits_relation();
+	target.refused_since = PG_INT64_MIN;
 	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
 	{
 		copy_stripe(stripe, &target);
@@ -342,12 +362,132 @@ fl_rate_counter_rows(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* The keys of one limit's name that were refused most, most refused first. */
+typedef struct Refused
+{
+	uint64		name_hash;
+	const char *name;
+	int			n;
+	EntryCopy  *most;
+} Refused;
+
+/* Put a counter among the most refused ones of its name, if it belongs there. */
+static void
+rank_refused(HTAB *names, const FlrLimit *limit, const EntryCopy *copy,
+			 int wanted)
+{
+	bool		found;
+	Refused    *refused = hash_search(names, &limit->name_hash, HASH_ENTER,
+									  &found);
+	int			place;
+
+	if (!found)
+	{
+		refused->name = pstrdup(limit->name);
+		refused->n = 0;
+		refused->most = palloc(wanted * sizeof(EntryCopy));
+	}
+	if (refused->n == wanted &&
+		refused->most[wanted - 1].refused >= copy->refused)
+		return;
+	place = Min(refused->n, wanted - 1);
+	refused->n = place + 1;
+	while (place > 0 && refused->most[place - 1].refused < copy->refused)
+	{
+		refused->most[place] = refused->most[place - 1];
+		place--;
+	}
+	refused->most[place] = *copy;
+}
+
+/* The elapsed time of a date; the minimum plus one for one long ago. */
+static int64
+elapsed_of(TimestampTz date)
+{
+	int64		ago;
+
+	if (TIMESTAMP_IS_NOBEGIN(date))
+		return PG_INT64_MIN + 1;
+	ago = GetCurrentTimestamp() - date;
+	return flr_clock() - ago;
+}
+
+PG_FUNCTION_INFO_V1(fl_rate_refused_keys);
+
+/*
+ * fl_rate_refused_keys(since, n): of each limit's name, the n keys with the
+ * most refusals among those that were refused since a date.
+ */
+Datum
+fl_rate_refused_keys(PG_FUNCTION_ARGS)
+{
+	CopyTarget	target = {0};
+	HASHCTL		info = {0};
+	HTAB	   *known;
+	HTAB	   *names;
+	HASH_SEQ_STATUS status;
+	Refused    *refused;
+	int			wanted;
+
+	if (PG_ARGISNULL(0))
+		flr_null_argument("since");
+	if (PG_ARGISNULL(1))
+		flr_null_argument("n");
+	wanted = PG_GETARG_INT32(1);
+	if (wanted < 1 || wanted > 1000)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("n must be between 1 and 1000")));
+	InitMaterializedSRF(fcinfo, 0);
+	flr_limits_begin(fcinfo->flinfo->fn_oid);
+	flr_counters_attach();
+	known = make_known();
+	info.keysize = sizeof(uint64);
+	info.entrysize = sizeof(Refused);
+	info.hcxt = CurrentMemoryContext;
+	names = hash_create("refused keys", 64, &info,
+						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	target.relation = flr_limits_relation();
+	target.refused_since = elapsed_of(PG_GETARG_TIMESTAMPTZ(0));
+	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		copy_stripe(stripe, &target);
+		for (uint32 i = 0; i < target.n; i++)
+		{
+			const FlrLimit *limit = known_limit(known,
+												target.copies[i].limit_id);
+
+			if (limit != NULL && limit->identity == target.copies[i].id.identity)
+				rank_refused(names, limit, &target.copies[i], wanted);
+		}
+	}
+	hash_seq_init(&status, names);
+	while ((refused = hash_seq_search(&status)) != NULL)
+		for (int i = 0; i < refused->n; i++)
+		{
+			const EntryCopy *copy = &refused->most[i];
+			Datum		values[5];
+			bool		nulls[5] = {0};
+
+			values[0] = CStringGetTextDatum(refused->name);
+			values[1] = flr_subject_datum(copy->id.subject);
+			values[2] = PointerGetDatum(cstring_to_text_with_len(copy->key,
+																 copy->key_size));
+			values[3] = Int64GetDatum(copy->refused);
+			values[4] = TimestampTzGetDatum(flr_counters_date(copy->last_refused));
+			put_row(fcinfo, values, nulls);
+		}
+	return (Datum) 0;
+}
+
 /* The statistics of one name, added up over the lanes. */
 typedef struct StatsSum
 {
 	Oid			relation;
 	uint64		name_hash;
 	bool		any_name;
+	bool		ever;			/* whatever was reset since */
 	uint64		granted;
 	uint64		refused;
 	uint64		delayed;
@@ -367,14 +507,18 @@ add_stats(FlrStats *stats, void *arg)
 	if (stats->relation != sum->relation ||
 		(!sum->any_name && stats->name_hash != sum->name_hash))
 		return;
-	sum->granted += pg_atomic_read_u64(&stats->granted) -
-		pg_atomic_read_u64(&stats->reset_granted);
-	sum->refused += pg_atomic_read_u64(&stats->refused) -
-		pg_atomic_read_u64(&stats->reset_refused);
-	sum->delayed += pg_atomic_read_u64(&stats->delayed) -
-		pg_atomic_read_u64(&stats->reset_delayed);
-	sum->shadow_refused += pg_atomic_read_u64(&stats->shadow_refused) -
-		pg_atomic_read_u64(&stats->reset_shadow_refused);
+	sum->granted += pg_atomic_read_u64(&stats->granted);
+	sum->refused += pg_atomic_read_u64(&stats->refused);
+	sum->delayed += pg_atomic_read_u64(&stats->delayed);
+	sum->shadow_refused += pg_atomic_read_u64(&stats->shadow_refused);
+	if (!sum->ever)
+	{
+		sum->granted -= pg_atomic_read_u64(&stats->reset_granted);
+		sum->refused -= pg_atomic_read_u64(&stats->reset_refused);
+		sum->delayed -= pg_atomic_read_u64(&stats->reset_delayed);
+		sum->shadow_refused -=
+			pg_atomic_read_u64(&stats->reset_shadow_refused);
+	}
 	sum->keys += (int64) pg_atomic_read_u64(&stats->keys);
 	sum->last_checked = Max(sum->last_checked,
 							(int64) pg_atomic_read_u64(&stats->last_checked));
@@ -386,7 +530,8 @@ add_stats(FlrStats *stats, void *arg)
 
 /* Add up the statistics of a name, or of all names, and find the row type. */
 static TupleDesc
-sum_stats(FunctionCallInfo fcinfo, const FlrText *name, StatsSum *sum)
+sum_stats(FunctionCallInfo fcinfo, const FlrText *name, bool ever,
+		  StatsSum *sum)
 {
 	TupleDesc	desc;
 
@@ -397,6 +542,7 @@ sum_stats(FunctionCallInfo fcinfo, const FlrText *name, StatsSum *sum)
 	memset(sum, 0, sizeof(StatsSum));
 	sum->relation = flr_limits_relation();
 	sum->any_name = name == NULL;
+	sum->ever = ever;
 	if (name != NULL)
 		sum->name_hash = flr_limits_name_hash(*name);
 	sum->since = PG_INT64_MAX;
@@ -412,7 +558,7 @@ fl_rate_stats_of(PG_FUNCTION_ARGS)
 {
 	FlrText		name = flr_text_arg(fcinfo, 0, "name");
 	StatsSum	sum;
-	TupleDesc	desc = sum_stats(fcinfo, &name, &sum);
+	TupleDesc	desc = sum_stats(fcinfo, &name, false, &sum);
 	Datum		values[8] = {0};
 	bool		nulls[8] = {0};
 
@@ -429,6 +575,30 @@ fl_rate_stats_of(PG_FUNCTION_ARGS)
 									flr_store->since : sum.since);
 	return HeapTupleGetDatum(heap_form_tuple(desc,
 											 values, nulls));
+}
+
+PG_FUNCTION_INFO_V1(fl_rate_totals_of);
+
+/*
+ * fl_rate_totals_of(name): what was counted for one limit's name since the
+ * store was made, resets aside, and when that was.
+ */
+Datum
+fl_rate_totals_of(PG_FUNCTION_ARGS)
+{
+	FlrText		name = flr_text_arg(fcinfo, 0, "name");
+	StatsSum	sum;
+	TupleDesc	desc = sum_stats(fcinfo, &name, true, &sum);
+	Datum		values[6] = {0};
+	bool		nulls[6] = {0};
+
+	values[0] = Int64GetDatum(sum.granted);
+	values[1] = Int64GetDatum(sum.refused);
+	values[2] = Int64GetDatum(sum.delayed);
+	values[3] = Int64GetDatum(sum.shadow_refused);
+	values[4] = Int64GetDatum(Max(sum.keys, 0));
+	values[5] = TimestampTzGetDatum(flr_store->since);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
 /* flr_stats_walk() callback: start one lane anew. */
@@ -468,7 +638,7 @@ Datum
 fl_rate_store_row(PG_FUNCTION_ARGS)
 {
 	StatsSum	sum;
-	TupleDesc	desc = sum_stats(fcinfo, NULL, &sum);
+	TupleDesc	desc = sum_stats(fcinfo, NULL, false, &sum);
 	Datum		values[7] = {0};
 	bool		nulls[7] = {0};
 
