@@ -16,6 +16,7 @@
 #include "limits.h"
 #include "settings.h"
 #include "verdict.h"
+#include "worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -148,7 +149,6 @@ define_settings(void)
 							NULL,
 							&flr_save_min_period, 60, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
-	MarkGUCPrefixReserved("fliplet_ratelimit");
 }
 
 /* Called when the library is loaded. */
@@ -156,6 +156,8 @@ void
 _PG_init(void)
 {
 	define_settings();
+	flr_worker_init();
+	MarkGUCPrefixReserved("fliplet_ratelimit");
 	flr_limits_init();
 	flr_keep_init();
 	flr_verdict_init();

@@ -739,9 +739,12 @@ choose(Choice *choice, FlrText api, FlrText plan)
 		choice->exempts |= choice->limits[i]->unlimited;
 }
 
-/* Raise an error unless this argument can be a scope, an api or a plan. */
-static void
-check_name(FlrText text, const char *what)
+/*
+ * Raise an error unless this argument can be a scope, an api, a plan, or the
+ * name of a limit.
+ */
+void
+flr_check_name(FlrText text, const char *what)
 {
 	bool		valid = text.size > 0 && text.size <= FLR_MAX_NAME;
 
@@ -771,10 +774,10 @@ search_choice(FlrText scope_name, FlrText api, FlrText plan)
 		if (choice_is_for(choice, &scope_name, &api, &plan))
 			return choice;
 
-	check_name(scope_name, "scope");
-	check_name(api, "api");
+	flr_check_name(scope_name, "scope");
+	flr_check_name(api, "api");
 	if (plan.data != NULL)
-		check_name(plan, "plan");
+		flr_check_name(plan, "plan");
 	if (equals("*", api))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -887,7 +890,7 @@ flr_limits_subject(FlrText scope, FlrText key)
 {
 	Scope	   *known;
 
-	check_name(scope, "scope");
+	flr_check_name(scope, "scope");
 	known = known_scope(scope);
 	if (known == NULL)
 		unknown_scope(scope);

@@ -164,6 +164,7 @@ extern void flr_limits_begin(Oid function);
 extern void flr_limits_forget_choices(void);
 extern Oid	flr_limits_relation(void);
 extern FlrHash flr_limits_subject(FlrText scope, FlrText key);
+extern void flr_check_name(FlrText text, const char *what);
 extern void flr_limits_find(FlrPair *pair, const FlrText *api,
 							const FlrText *plan, int number,
 							FlrLimitSet *set);

@@ -210,7 +210,11 @@ flr_outcome_datum(FunctionCallInfo fcinfo, const FlrRequest *request,
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* Read an argument of type fl_rate_verdict; NULL is an error. */
+/*
+ * Read an argument of type fl_rate_verdict; NULL is an error.  Anybody may make
+ * one by hand.  The limit's name goes into headers and has to be one, and an
+ * infinite date is none.
+ */
 static void
 read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
 {
@@ -249,14 +253,23 @@ read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
 	verdict->has_delay = !nulls[3];
 	verdict->delay = nulls[3] ? 0 :
 		flr_interval_usecs(DatumGetIntervalP(values[3]));
-	verdict->has_next = !nulls[4];
 	verdict->next_valid_at = nulls[4] ? 0 : DatumGetTimestampTz(values[4]);
-	verdict->has_reset = !nulls[5];
+	verdict->has_next = !nulls[4] &&
+		!TIMESTAMP_NOT_FINITE(verdict->next_valid_at);
 	verdict->reset_at = nulls[5] ? 0 : DatumGetTimestampTz(values[5]);
+	verdict->has_reset = !nulls[5] && !TIMESTAMP_NOT_FINITE(verdict->reset_at);
 	verdict->scope = nulls[6] ? NULL : TextDatumGetCString(values[6]);
 	verdict->key = nulls[7] ? NULL : TextDatumGetCString(values[7]);
 	verdict->api = nulls[8] ? NULL : TextDatumGetCString(values[8]);
-	verdict->name = nulls[9] ? NULL : TextDatumGetCString(values[9]);
+	if (!nulls[9])
+	{
+		FlrText		name;
+
+		verdict->name = TextDatumGetCString(values[9]);
+		name.data = verdict->name;
+		name.size = strlen(verdict->name);
+		flr_check_name(name, "name of a verdict");
+	}
 	verdict->limit_id = nulls[10] ? 0 : DatumGetInt32(values[10]);
 	verdict->has_max = !nulls[11];
 	verdict->max_requests = nulls[11] ? 0 : DatumGetInt64(values[11]);
@@ -340,6 +353,13 @@ time_left(TimestampTz date)
 	return date > now ? date - now : 0;
 }
 
+/* A number as a header may have it: no sign, at most 15 digits. */
+static int64
+header_number(int64 number)
+{
+	return Max(Min(number, HEADER_MAX), 0);
+}
+
 /* Append "name": "value" to an open JSON object; the value is ASCII. */
 static void
 append_header(StringInfo json, const char *name, const char *value)
@@ -365,7 +385,7 @@ headers_of(const FlrVerdict *verdict)
 
 		initStringInfo(&value);
 		appendStringInfo(&value, "\"%s\";q=" INT64_FORMAT, verdict->name,
-						 Min(verdict->max_requests, HEADER_MAX));
+						 header_number(verdict->max_requests));
 		if (verdict->has_period)
 		{
 			int64		seconds =
@@ -377,7 +397,7 @@ headers_of(const FlrVerdict *verdict)
 
 		resetStringInfo(&value);
 		appendStringInfo(&value, "\"%s\";r=" INT64_FORMAT, verdict->name,
-						 Min(verdict->remaining, HEADER_MAX));
+						 header_number(verdict->remaining));
 		if (verdict->has_reset)
 		{
 			int64		seconds = round_up(time_left(verdict->reset_at),
@@ -578,6 +598,7 @@ hide_refusal(ErrorData *edata)
 {
 	if (!flr_log_refusals &&
 		(edata->sqlerrcode == FLR_ERRCODE_REFUSED ||
+		 edata->sqlerrcode == FLR_ERRCODE_STORE_FULL ||
 		 edata->sqlerrcode == FLR_ERRCODE_PGRST) &&
 		edata->funcname && strcmp(edata->funcname, "flr_raise_refusal") == 0 &&
 		edata->filename && strcmp(edata->filename, "verdict.c") == 0)
