@@ -77,6 +77,8 @@ static const char *const promises[NUM_PROMISES] = {
 	[FULL_MERGE] = "no memory: spending fails only where no run can take it, and then changes nothing",
 	[BLOCKS_BALANCED] = "blocks: each one taken is given back, once",
 	[BLOCKS_UNTOUCHED] = "blocks: none is written after it was given back",
+	[HASH_SPREAD] = "hash: keys of an adversary's choice spread over stripes, pages and tags as if by lot",
+	[HASH_SECRET] = "hash: under another secret the same keys fall elsewhere",
 };
 
 typedef struct Result

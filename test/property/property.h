@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * property.h
- *	  Random traces through src/algorithm.c and src/record.c.
+ *	  Random traces through src/algorithm.c, src/record.c and src/hash.h.
  *
  * property.c runs the traces and reports; traces.c and extremes.c make them up
  * from the limits, costs and times of rules.c; limit.c keeps one limit, its
  * oracle and its history in step, and look.c compares; arena.c hands out
- * blocks and watches what becomes of them.
+ * blocks and watches what becomes of them.  spread.c looks at the hash of keys.
  *
  * Everything follows from a seed.  A trace is named by the run's seed, a group
  * and a number, and can be repeated alone.
@@ -71,6 +71,8 @@ typedef enum Promise
 	FULL_MERGE,
 	BLOCKS_BALANCED,
 	BLOCKS_UNTOUCHED,
+	HASH_SPREAD,
+	HASH_SECRET,
 	NUM_PROMISES
 } Promise;
 
@@ -202,7 +204,7 @@ extern void limit_cancel(Limit *l, int64 now, Reservation *reservation);
 extern void limit_age(Limit *l, int64 by);
 extern void limit_end(Limit *l, int promise);
 
-/* ---------- traces.c, extremes.c ---------- */
+/* ---------- traces.c, extremes.c, spread.c ---------- */
 
 extern int64 pick_start(void);
 extern int64 pick_from(const Limit *l, int64 now);
@@ -211,6 +213,7 @@ extern void cancel_any(Limit *l, Waiting *waiting, int64 now);
 extern void large_trace(void);
 extern void flood_trace(void);
 extern void full_trace(void);
+extern void spread_trace(void);
 
 typedef struct Group
 {

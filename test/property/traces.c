@@ -398,6 +398,7 @@ const Group groups[] = {
 	{"no memory", full_trace, 1000},
 	{"large record", large_trace, 10},
 	{"flood", flood_trace, 1},
+	{"hash", spread_trace, 1},
 };
 
 const int	ngroups = lengthof(groups);

@@ -58,6 +58,47 @@ ask_ok($s, q{SET fliplet_ratelimit.error_style = 'pgrst'});
 is(logged($refusals[0], 'PGRST'), '', 'nor does one in the other style');
 ask_ok($s, 'RESET fliplet_ratelimit.error_style');
 
+# ---- a flood, by statements of their own and by one that goes on and on
+
+my $flood = join('', map { "$_;\n" } (@refusals[ 0 .. 4 ]) x 200);
+
+# A new session makes 1000 refused requests; returns what has been logged, and
+# what it was told.
+sub flood
+{
+	my (%settings) = @_;
+	my $offset = -s $node->logfile;
+	my ($out, $err);
+
+	local $ENV{PGOPTIONS} = join(' ', map { "-c $_=$settings{$_}" } sort keys %settings);
+	$node->psql('postgres', "\\set VERBOSITY verbose\n$flood",
+		stdout => \$out, stderr => \$err, on_error_stop => 0);
+	my @refused = $err =~ /ERROR:  (?:PT429|PGRST):/g;
+	is(scalar(@refused), 1000, 'a flood of 1000 refusals');
+	return slurp_file($node->logfile, $offset);
+}
+
+is(flood(), '', 'leaves the server log as it was');
+is(flood('fliplet_ratelimit.error_style' => 'pgrst'), '', 'in the other style too');
+my $size = -s $node->logfile;
+granted_ok($s, <<'SQL', 'DO', 'a flood of 100 000 refusals in one statement');
+DO $$
+DECLARE
+	refused int := 0;
+BEGIN
+	FOR i IN 1 .. 100000 LOOP
+		BEGIN
+			PERFORM fl_rate_check('user', 'classified', 'none');
+		EXCEPTION WHEN SQLSTATE 'PT429' THEN
+			refused := refused + 1;
+		END;
+	END LOOP;
+	ASSERT refused = 100000;
+END $$;
+\echo DO
+SQL
+is(-s $node->logfile, $size, 'leaves it as it was');
+
 # ---- not ours
 
 my $log = logged(q{DO $$ BEGIN RAISE 'mine' USING ERRCODE = 'PT429'; END $$}, 'PT429');
@@ -84,6 +125,44 @@ like($log, qr/ERROR:  \{"code"/, 'log_refusals logs the other style');
 unlike($log, qr/STATEMENT|CONTEXT|classified/, 'likewise');
 ask_ok($s, 'RESET fliplet_ratelimit.error_style');
 ask_ok($s, 'RESET fliplet_ratelimit.log_refusals');
+
+# However much the server is asked to log of an error, and however the key
+# comes: what a refusal logs is its own message, detail and hint.
+foreach my $settings (
+	{},
+	{ log_min_error_statement => 'debug5' },
+	{ log_min_error_statement => 'debug5', log_error_verbosity => 'verbose' })
+{
+	$log = flood(%$settings, 'fliplet_ratelimit.log_refusals' => 'on');
+	my @lines = $log =~ /^.*ERROR:  .*$/mg;
+	is(scalar(@lines), 1000, 'log_refusals logs each once, with ' . join(' ', map { "$_=$settings->{$_}" } sort keys %$settings));
+	unlike($log, qr/STATEMENT|CONTEXT|QUERY/, 'without statement and context');
+	unlike($log, qr/classified/, q{and without the subject's key});
+}
+foreach my $mode ('extended', 'prepared')
+{
+	my $offset = -s $node->logfile;
+
+	local $ENV{PGOPTIONS} =
+	  '-c fliplet_ratelimit.log_refusals=on -c log_min_error_statement=debug5 -c log_parameter_max_length_on_error=-1';
+	$node->pgbench(
+		"--no-vacuum --protocol=$mode --transactions=1 --define=key=classified",
+		2,
+		[qr{processed: 0/1}],
+		[qr{You've made too many attempts}],
+		"a refusal in the $mode protocol",
+		{ "007_$mode" => q{SELECT fl_rate_check('user', :key, 'none')} });
+	$log = slurp_file($node->logfile, $offset);
+	like($log, qr/ERROR:  You've made too many attempts/, 'is logged');
+	unlike($log, qr/STATEMENT|CONTEXT|classified/, 'without its parameters');
+}
+
+# Statements that are logged for their own sake are: that is the server's, and
+# a refusal adds nothing.
+$log = flood(log_statement => 'all');
+my @statements = $log =~ /LOG:  statement: /g;
+is(scalar(@statements), 1000, 'log_statement logs statements, refused or not');
+unlike($log, qr/ERROR|DETAIL|HINT|STATEMENT/, 'but no refusals');
 
 # No text of the extension contains a key: what the client gets
 foreach (
