@@ -330,7 +330,7 @@ copy_source() {
 		--exclude=./.git --exclude=node_modules \
 		--exclude='*.o' --exclude='*.so' --exclude='*.bc' --exclude='*.a' \
 		--exclude=./results --exclude=./tmp_check --exclude=./output_iso \
-		--exclude=./tmp_check_iso --exclude=regression.diffs \
+		--exclude=./test/fuzz/build --exclude=./tmp_check_iso --exclude=regression.diffs \
 		--exclude=regression.out --exclude=./log . |
 		tar -C "$1" --no-same-owner -xf -
 }

@@ -452,12 +452,14 @@ flr_common_slot(FlrArena *arena, const FlrRule *const *rules,
 
 	for (int i = 0; agreed < n; i = (i + 1) % n)
 	{
-		int64		slot = flr_slot(arena, rules[i], states[i],
-									from + offsets[i], cost);
+		int64		slot = later(from, offsets[i]);
 
+		if (slot != FLR_NEVER)
+			slot = flr_slot(arena, rules[i], states[i], slot, cost);
+		if (slot != FLR_NEVER)
+			slot = later(slot, -(int128) offsets[i]);
 		if (slot == FLR_NEVER)
 			return FLR_NEVER;
-		slot -= offsets[i];
 		if (slot > from)
 		{
 			from = slot;

@@ -14,7 +14,6 @@
  */
 #include "compat.h"
 
-#include "mb/pg_wchar.h"
 #include "utils/timestamp.h"
 
 #include "job.h"
@@ -43,8 +42,7 @@ keep_key(const FlrPair *pair, KeptKey *kept)
 		return;
 	}
 	kept->data = pair->key.data;
-	kept->size = pair->key.size <= FLR_KEY_SIZE ? pair->key.size :
-		pg_mbcliplen(pair->key.data, pair->key.size, FLR_KEY_SIZE);
+	kept->size = flr_clip_key(pair->key, FLR_KEY_SIZE);
 }
 
 /* ------------------------------------------------------------------------

@@ -746,12 +746,7 @@ choose(Choice *choice, FlrText api, FlrText plan)
 void
 flr_check_name(FlrText text, const char *what)
 {
-	bool		valid = text.size > 0 && text.size <= FLR_MAX_NAME;
-
-	for (int i = 0; valid && i < text.size; i++)
-		valid = text.data[i] >= ' ' && text.data[i] <= '~' &&
-			text.data[i] != '"' && text.data[i] != '\\';
-	if (!valid)
+	if (!flr_is_name(text))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 text.size == 0 ? errmsg("%s must not be empty", what) :

@@ -26,6 +26,7 @@
 #include "algorithm.h"
 #include "hash.h"
 #include "settings.h"
+#include "text.h"
 
 /* for this library only */
 #pragma GCC visibility push(hidden)
@@ -72,54 +73,6 @@ typedef struct FlrLimit
 	uint32		stats;			/* block of statistics, 0: not known yet */
 	struct FlrLimit *next;		/* in the same scope, or for the same key */
 } FlrLimit;
-
-/* A piece of text, as an argument brings it. */
-typedef struct FlrText
-{
-	const char *data;
-	int			size;
-} FlrText;
-
-/*
- * Are these the same bytes?  No text and an empty one count as the same.
- * Names and keys are short, so two words that may overlap are the usual case.
- */
-static inline bool
-flr_same_text(const FlrText *a, const FlrText *b)
-{
-	size_t		size = a->size;
-	const char *x = a->data;
-	const char *y = b->data;
-
-	if (a->size != b->size)
-		return false;
-	if (size >= sizeof(uint64) && size <= 2 * sizeof(uint64))
-	{
-		size_t		second = size - sizeof(uint64);
-		uint64		words[4];
-
-		memcpy(&words[0], x, sizeof(uint64));
-		memcpy(&words[1], y, sizeof(uint64));
-		memcpy(&words[2], x + second, sizeof(uint64));
-		memcpy(&words[3], y + second, sizeof(uint64));
-		return ((words[0] ^ words[1]) | (words[2] ^ words[3])) == 0;
-	}
-	if (size >= sizeof(uint32) && size < sizeof(uint64))
-	{
-		size_t		second = size - sizeof(uint32);
-		uint32		words[4];
-
-		memcpy(&words[0], x, sizeof(uint32));
-		memcpy(&words[1], y, sizeof(uint32));
-		memcpy(&words[2], x + second, sizeof(uint32));
-		memcpy(&words[3], y + second, sizeof(uint32));
-		return ((words[0] ^ words[1]) | (words[2] ^ words[3])) == 0;
-	}
-	if (size < sizeof(uint32))
-		return size == 0 || (x[0] == y[0] && x[size / 2] == y[size / 2] &&
-							 x[size - 1] == y[size - 1]);
-	return memcmp(x, y, size) == 0;
-}
 
 /* A scope and a key of a request. */
 typedef struct FlrPair

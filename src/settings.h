@@ -18,9 +18,6 @@
 #define FLR_ERRCODE_STORE_FULL	MAKE_SQLSTATE('P', 'T', '5', '0', '3')
 #define FLR_ERRCODE_PGRST		MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')
 
-/* The longest name, scope, api and plan, in bytes. */
-#define FLR_MAX_NAME	63
-
 /* Pairs of a request, and limits that apply to a request. */
 #define FLR_MAX_PAIRS	16
 #define FLR_MAX_LIMITS	16

@@ -49,15 +49,6 @@ no_key(const TriggerData *trigdata, const char *what, const char *name)
 					what, name)));
 }
 
-/* If a string begins with a prefix, what follows; else NULL. */
-static const char *
-after_prefix(const char *string, const char *prefix)
-{
-	size_t		size = strlen(prefix);
-
-	return strncmp(string, prefix, size) == 0 ? string + size : NULL;
-}
-
 /* The value of a column of the row that is being changed, as text. */
 static char *
 column_key(const TriggerData *trigdata, const char *column)
@@ -87,22 +78,23 @@ find_key(const TriggerData *trigdata, const char *source)
 	const char *name;
 	const char *key;
 
-	if ((name = after_prefix(source, "column:")) != NULL)
+	switch (flr_key_source(source, &name))
 	{
-		key = column_key(trigdata, name);
-		if (key == NULL || key[0] == '\0')
-			no_key(trigdata, "column", name);
-		return key;
+		case FLR_KEY_FROM_COLUMN:
+			key = column_key(trigdata, name);
+			if (key == NULL || key[0] == '\0')
+				no_key(trigdata, "column", name);
+			return key;
+		case FLR_KEY_FROM_SETTING:
+			key = GetConfigOption(name, true, true);
+			if (key == NULL || key[0] == '\0')
+				no_key(trigdata, "setting", name);
+			return key;
+		case FLR_KEY_FROM_ROLE:
+			return GetUserNameFromId(GetUserId(), false);
+		case FLR_KEY_FROM_NOWHERE:
+			break;
 	}
-	if ((name = after_prefix(source, "setting:")) != NULL)
-	{
-		key = GetConfigOption(name, true, true);
-		if (key == NULL || key[0] == '\0')
-			no_key(trigdata, "setting", name);
-		return key;
-	}
-	if (strcmp(source, "role") == 0)
-		return GetUserNameFromId(GetUserId(), false);
 	bad_trigger(trigdata, "The third argument does not say where the key comes from.");
 	return NULL;
 }

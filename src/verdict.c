@@ -311,7 +311,8 @@ append_date(StringInfo json, bool has_date, TimestampTz date)
 	fsec_t		fsec;
 	int64		rest = date % 1000;
 
-	if (rest != 0)
+	has_date = has_date && !TIMESTAMP_NOT_FINITE(date);
+	if (has_date && rest != 0)
 		date += rest > 0 ? 1000 - rest : -rest;
 	if (!has_date || TIMESTAMP_NOT_FINITE(date) ||
 		timestamp2tm(date, NULL, &tm, &fsec, NULL, NULL) != 0)

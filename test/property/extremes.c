@@ -183,7 +183,7 @@ grown_by(const Limit *l, const Spending *before, int n, int64 time, int64 cost)
  * Spend while there may be no memory.  First look for room, as callers do; who
  * was promised room needs no block any more, and who was not may merge.
  */
-static void
+void
 spend_without_memory(Limit *l, int64 now, int64 slot, int64 cost,
 					 int refusals, Waiting *waiting)
 {

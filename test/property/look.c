@@ -22,10 +22,11 @@ by_time(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* The runs of the real record */
+/* The runs of the real record; also an empty list is somewhere */
 int
 limit_dump(const Limit *l, Spending **list)
 {
+	static Spending none;
 	static Spending *runs = NULL;
 	static int	size = 0;
 	FlrCursor	cursor;
@@ -46,7 +47,7 @@ limit_dump(const Limit *l, Spending **list)
 			runs[n].cost = cursor.cost;
 			n++;
 		}
-	*list = runs;
+	*list = n > 0 ? runs : &none;
 	return n;
 }
 

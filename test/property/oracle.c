@@ -271,7 +271,7 @@ oracle_common(const Oracle *const *o, const FlrRule *const *rules,
 		if (nall + nlist > MAX_LIST)
 			abort();
 		for (int j = 0; j < nlist; j++)
-			if (list[j] < FAR_AWAY)
+			if ((int128) list[j] - offsets[i] < FAR_AWAY)
 				all[nall++] = list[j] - offsets[i];
 	}
 	qsort(all, nall, sizeof(int64), by_time);

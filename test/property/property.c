@@ -95,35 +95,10 @@ static uint64 run_seed = DEFAULT_SEED;
 static int	current_group;
 static int64 current_number;
 static int64 trace_start;
-static uint64 random_state;
 
 bool		verbose = false;
 bool		trace_failed = false;
 int64		steps_done = 0;
-
-/* ---------- random numbers: splitmix64 ---------- */
-
-uint64
-random_bits(void)
-{
-	uint64		z = (random_state += UINT64CONST(0x9E3779B97F4A7C15));
-
-	z = (z ^ (z >> 30)) * UINT64CONST(0xBF58476D1CE4E5B9);
-	z = (z ^ (z >> 27)) * UINT64CONST(0x94D049BB133111EB);
-	return z ^ (z >> 31);
-}
-
-int64
-below(int64 n)
-{
-	return n <= 1 ? 0 : (int64) (random_bits() % (uint64) n);
-}
-
-bool
-chance(int percent)
-{
-	return below(100) < percent;
-}
 
 /* ---------- checks ---------- */
 
@@ -197,8 +172,8 @@ run_trace(int group, int64 number)
 {
 	current_group = group;
 	current_number = number;
-	random_state = run_seed + ((uint64) group << 56) +
-		(uint64) number * UINT64CONST(0xD1342543DE82EF95);
+	random_start(run_seed + ((uint64) group << 56) +
+				 (uint64) number * UINT64CONST(0xD1342543DE82EF95));
 	blocks.random = random_bits();
 	blocks.refusals = 0;
 	trace_failed = false;

@@ -4,9 +4,10 @@
  *	  Random traces through src/algorithm.c, src/record.c and src/hash.h.
  *
  * property.c runs the traces and reports; traces.c and extremes.c make them up
- * from the limits, costs and times of rules.c; limit.c keeps one limit, its
- * oracle and its history in step, and look.c compares; arena.c hands out
- * blocks and watches what becomes of them.  spread.c looks at the hash of keys.
+ * from the limits, costs and times of rules.c and the numbers of random.c;
+ * limit.c keeps one limit, its oracle and its history in step, and look.c
+ * compares; arena.c hands out blocks and watches what becomes of them.  spread.c looks at the
+ * hash of keys.
  *
  * Everything follows from a seed.  A trace is named by the run's seed, a group
  * and a number, and can be repeated alone.
@@ -88,8 +89,9 @@ extern const char *text128(int128 value);
 /* The operations of a trace, for whoever has to repeat it by hand */
 #define SAY(...) do { if (verbose) say(__VA_ARGS__); } while (0)
 
-/* ---------- random numbers ---------- */
+/* ---------- random.c ---------- */
 
+extern void random_start(uint64 seed);
 extern uint64 random_bits(void);
 extern int64 below(int64 n);	/* 0 .. n - 1 */
 extern bool chance(int percent);
@@ -214,6 +216,8 @@ extern void large_trace(void);
 extern void flood_trace(void);
 extern void full_trace(void);
 extern void spread_trace(void);
+extern void spend_without_memory(Limit *l, int64 now, int64 slot, int64 cost,
+								 int refusals, Waiting *waiting);
 
 typedef struct Group
 {

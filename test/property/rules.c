@@ -197,15 +197,16 @@ limit_restart(Limit *l, FlrAlgorithm algorithm)
 }
 
 /*
- * Is a reservation of this slot beyond what a bucket can tell?  It would owe
- * more than 2^63 tokens.
+ * Is a reservation of this slot beyond what can be told?  A bucket would owe
+ * more than 2^63 tokens, or what comes after the slot would be FAR_AWAY.
  */
 bool
 limit_beyond(const Limit *l, int64 now, int64 slot)
 {
-	return l->rule.algorithm == FLR_TOKEN_BUCKET &&
-		(int128) l->rule.max_requests * (slot - now) / l->rule.period >=
-		PG_INT64_MAX - l->rule.burst;
+	return slot >= FAR_AWAY / 2 ||
+		(l->rule.algorithm == FLR_TOKEN_BUCKET &&
+		 (int128) l->rule.max_requests * (slot - now) / l->rule.period >=
+		 PG_INT64_MAX - l->rule.burst);
 }
 
 /*
