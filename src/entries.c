@@ -346,12 +346,20 @@ FlrEntry *
 flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 				 const char *key, int key_size, int64 now)
 {
+	sweep_some(stripe, now);
+	return flr_entry_add(stripe, id, stats, key, key_size, now);
+}
+
+/* The same, for one of many: without a look for expired entries. */
+FlrEntry *
+flr_entry_add(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
+			  const char *key, int key_size, int64 now)
+{
 	uint64		hash = flr_entry_hash(id);
 	FlrBlockId	block;
 	FlrBlockId	key_block = 0;
 	FlrEntry   *entry;
 
-	sweep_some(stripe, now);
 	if (stripe->nentries >= stripe->npages * PAGE_USUAL)
 		add_page(stripe);
 	if (stripe->npages == 0)

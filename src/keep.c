@@ -150,17 +150,25 @@ typedef struct KnownLimit
 /* So many rows of one identity are looked at when none has been found. */
 #define MAX_VAIN		16
 
-/* Make an empty table of known limits. */
-static HTAB *
-make_known(const char *name)
+/* All of those, and where limits that were read for them are allocated. */
+typedef struct KnownLimits
+{
+	HTAB	   *table;
+	MemoryContext context;
+} KnownLimits;
+
+/* Begin with no known limits, in the current memory context. */
+static void
+init_known(KnownLimits *known)
 {
 	HASHCTL		info = {0};
 
 	info.keysize = sizeof(uint64);
 	info.entrysize = sizeof(KnownLimit);
 	info.hcxt = CurrentMemoryContext;
-	return hash_create(name, 64, &info,
-					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	known->context = CurrentMemoryContext;
+	known->table = hash_create("limits by identity", 64, &info,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
 /*
@@ -168,10 +176,11 @@ make_known(const char *name)
  * number, if it has that identity; else NULL.
  */
 static FlrLimit *
-learn_limit(HTAB *known, uint64 identity, int32 limit_id)
+learn_limit(KnownLimits *known, uint64 identity, int32 limit_id)
 {
 	bool		found;
-	KnownLimit *entry = hash_search(known, &identity, HASH_ENTER, &found);
+	KnownLimit *entry = hash_search(known->table, &identity, HASH_ENTER,
+									&found);
 
 	if (!found)
 	{
@@ -180,10 +189,12 @@ learn_limit(HTAB *known, uint64 identity, int32 limit_id)
 	}
 	if (entry->limit == NULL && entry->attempts++ < MAX_VAIN)
 	{
+		MemoryContext old = MemoryContextSwitchTo(known->context);
 		FlrLimit   *limit = flr_limits_fetch(limit_id);
 
 		if (limit != NULL && limit->identity == identity)
 			entry->limit = limit;
+		MemoryContextSwitchTo(old);
 	}
 	return entry->limit;
 }
@@ -230,9 +241,12 @@ open_saved(Oid relation)
 	return table;
 }
 
-/* Take a row apart.  False when there is nothing in it to be restored. */
+/*
+ * Take a row apart, and copy what is needed of it.  False when there is nothing
+ * in it to be restored.
+ */
 static bool
-read_saved(HTAB *known, Oid relation, const Datum *values, const bool *nulls,
+read_saved(KnownLimits *known, Oid relation, const Datum *values, const bool *nulls,
 		   TimestampTz now, Row *row)
 {
 	struct varlena *record;
@@ -256,8 +270,8 @@ read_saved(HTAB *known, Oid relation, const Datum *values, const bool *nulls,
 
 	record = pg_detoast_datum_packed((struct varlena *)
 									 DatumGetPointer(values[COLUMN_RECORD]));
-	row->bytes = (const uint8 *) VARDATA_ANY(record);
 	row->size = VARSIZE_ANY_EXHDR(record);
+	row->bytes = memcpy(palloc(row->size), VARDATA_ANY(record), row->size);
 	key = pg_detoast_datum_packed((struct varlena *)
 								  DatumGetPointer(values[COLUMN_KEY]));
 	size = VARSIZE_ANY_EXHDR(key);
@@ -299,8 +313,8 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 		return false;
 	if (entry == NULL)
 	{
-		entry = flr_entry_create(stripe, &row->id, row->limit->stats,
-								 row->key, row->key_size, now);
+		entry = flr_entry_add(stripe, &row->id, row->limit->stats,
+							  row->key, row->key_size, now);
 		if (entry == NULL)
 		{
 			flr_record_clear(flr_arena, &state);
@@ -368,6 +382,24 @@ restore_row(const Row *row, int64 wall_offset)
 	}
 }
 
+/*
+ * Restore some counters, whose pages of the index are on their way.  Returns
+ * for how many there was no memory.
+ */
+static int64
+restore_rows(const Row *rows, int n, int64 wall_offset)
+{
+	int64		lost = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!restore_row(&rows[i], wall_offset))
+			lost++;
+	return lost;
+}
+
+/* So many rows are read before their counters are restored. */
+#define ROWS_AT_ONCE	64
+
 /* Restore what the table of saved counters holds. */
 static void
 restore_all(Oid relation)
@@ -375,40 +407,53 @@ restore_all(Oid relation)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		wall_offset = now - flr_clock();
 	MemoryContext old = CurrentMemoryContext;
-	MemoryContext row_context;
-	HTAB	   *known;
+	MemoryContext rows_context;
+	KnownLimits known;
 	Relation	table = open_saved(relation);
 	SysScanDesc scan;
 	HeapTuple	tuple;
+	Row		   *rows;
+	int			n = 0;
 	int64		lost = 0;
 
 	if (table == NULL)
 		return;
-	known = make_known("fl_rate_saved");
-	row_context = AllocSetContextCreate(old, "fl_rate_saved row",
-										ALLOCSET_DEFAULT_SIZES);
+	init_known(&known);
+	rows = palloc(ROWS_AT_ONCE * sizeof(Row));
+	rows_context = AllocSetContextCreate(old, "fl_rate_saved rows",
+										 ALLOCSET_DEFAULT_SIZES);
 	scan = systable_beginscan(table, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Datum		values[NCOLUMNS];
 		bool		nulls[NCOLUMNS];
-		Row			row;
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < NCOLUMNS; i++)
 			values[i] = heap_getattr(tuple, i + 1, RelationGetDescr(table),
 									 &nulls[i]);
-		MemoryContextSwitchTo(row_context);
-		if (read_saved(known, relation, values, nulls, now, &row) &&
-			!restore_row(&row, wall_offset))
-			lost++;
+		MemoryContextSwitchTo(rows_context);
+		if (read_saved(&known, relation, values, nulls, now, &rows[n]))
+		{
+			const FlrEntryId *id = &rows[n++].id;
+
+			(void) flr_page_prefetch(flr_stripe(flr_stripe_of(id->subject)),
+									 id);
+		}
 		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_context);
+		if (n == ROWS_AT_ONCE)
+		{
+			lost += restore_rows(rows, n, wall_offset);
+			n = 0;
+			MemoryContextReset(rows_context);
+		}
 	}
+	lost += restore_rows(rows, n, wall_offset);
 	systable_endscan(scan);
 	table_close(table, AccessShareLock);
-	MemoryContextDelete(row_context);
-	hash_destroy(known);
+	MemoryContextDelete(rows_context);
+	pfree(rows);
+	hash_destroy(known.table);
 	if (lost > 0)
 		ereport(LOG,
 				(errcode(FLR_ERRCODE_STORE_FULL),
@@ -560,7 +605,7 @@ typedef struct Unknown
 /* Where the entries of a stripe are copied to. */
 typedef struct SaveTarget
 {
-	HTAB	   *known;
+	KnownLimits known;
 	Oid			relation;
 	int64		wall_offset;
 	uint32		n;				/* copies */
@@ -591,7 +636,7 @@ copy_changed(FlrEntry *entry, void *arg)
 		entry->id.database != MyDatabaseId ||
 		entry->id.relation != target->relation)
 		return;
-	known = hash_search(target->known, &entry->id.identity, HASH_FIND, NULL);
+	known = hash_search(target->known.table, &entry->id.identity, HASH_FIND, NULL);
 	if (known == NULL)
 	{
 		for (uint32 i = 0; i < target->nunknown; i++)
@@ -684,7 +729,7 @@ copy_stripe(uint32 stripe, SaveTarget *target)
 			flr_entries_visit(flr_stripe(stripe), copy_changed, target);
 		flr_stripe_unlock(stripe);
 		for (uint32 i = 0; i < target->nunknown; i++)
-			(void) learn_limit(target->known, target->unknown[i].identity,
+			(void) learn_limit(&target->known, target->unknown[i].identity,
 							   target->unknown[i].limit_id);
 		if (target->more > 0)
 			enlarge(target);
@@ -748,7 +793,7 @@ fl_rate_unsaved(PG_FUNCTION_ARGS)
 	target.relation = flr_limits_relation();
 	flr_keep_lock(target.relation);
 	flr_counters_attach();
-	target.known = make_known("fl_rate_unsaved");
+	init_known(&target.known);
 	row_context = AllocSetContextCreate(CurrentMemoryContext,
 										"fl_rate_unsaved row",
 										ALLOCSET_DEFAULT_SIZES);

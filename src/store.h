@@ -503,6 +503,9 @@ extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
 								  FlrBlockId stats,
 								  const char *key, int key_size,
 								  int64 now);
+extern FlrEntry *flr_entry_add(FlrStripe *stripe, const FlrEntryId *id,
+							   FlrBlockId stats,
+							   const char *key, int key_size, int64 now);
 extern int	flr_entries_remove(FlrStripe *stripe,
 							   bool (*doomed) (const FlrEntry *entry,
 											   const void *arg),

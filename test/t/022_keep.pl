@@ -176,6 +176,18 @@ ask_ok($holder, 'COMMIT');
 is($out, 3, 'finds its counter');
 is(sql(q{SELECT count(*) FROM fl_rate_counters WHERE used >= 6}), 2000, 'and all the others are there');
 
+# ------------------------------------------------ limits for single keys only, too many to be copied
+
+sql(q{SELECT fl_rate_define('single', 'user', 'single', 10, '1 h', key => i::text) FROM generate_series(1, 300) AS i});
+sql(q{SELECT fl_rate_check('user', i::text, 'single', 4) FROM generate_series(1, 300) AS i});
+is(sql('SELECT fl_rate_maintain()'), 301, 'counters of limits for single keys are saved');
+sql(q{SELECT fl_rate_undefine('single', key => '300')});
+$node->restart;
+is(sql(q{SELECT count(*) FILTER (WHERE (fl_rate_peek('user', i::text, 'single')).remaining = 6) FROM generate_series(1, 299) AS i}),
+	299, 'and restored');
+is(sql(q{SELECT count(*) FROM fl_rate_counters WHERE name = 'single'}), 300, 'all that share a name, whatever became of a row');
+sql(q{SELECT fl_rate_undefine('single', key => i::text) FROM generate_series(1, 299) AS i});
+
 # ------------------------------------------------ rows that are no counters
 
 sql(q{UPDATE fl_rate_saved SET record = substr(record, 1, 9) WHERE key = '7'});
