@@ -129,6 +129,9 @@ INSERT INTO things (statement) VALUES
     ($$CREATE TRIGGER limit_statements BEFORE INSERT ON public.entries FOR EACH STATEMENT EXECUTE FUNCTION public.fl_rate_trigger('user', 'hostile', 'role')$$),
     ($$INSERT INTO public.entries VALUES ('o'), ('o') RETURNING owner$$), ($$INSERT INTO public.entries VALUES (NULL)$$),
     -- keeping
+    ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, key, refused FROM public.fl_rate_refused_keys('-infinity', 5) ORDER BY name, key) AS q$$), ($$SELECT granted IS NULL FROM public.fl_rate_totals_of('h')$$),
+    ($$SELECT pg_catalog.json_agg(q) FROM (SELECT key, record IS NULL FROM public.fl_rate_unsaved() ORDER BY key, identity) AS q$$), ($$SELECT public.fl_rate_maintain()$$), ($$SELECT public.fl_rate_sweep() IS NULL$$),
+    ($$SELECT public.fl_rate_schedule()$$),
     ($$SELECT public.fl_rate_age('user', 'k', 'hostile', '1 s')$$), ($$SELECT public.fl_rate_reset('user', 'k', 'hostile')$$), ($$SELECT public.fl_rate_reset('user', 1, 'hostile')$$), ($$SELECT public.fl_rate_forget('app', 'k')$$),
     ($$SELECT public.fl_rate_undefine('h', 'special')$$), ($$SELECT public.fl_rate_undefine('h', plan => 'gold')$$), ($$SELECT public.fl_rate_undefine('h')$$), ($$SELECT public.fl_rate_undefine('h')$$),
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, scope, api, key, plan, max_requests, time_zone, enabled, updated_by FROM public.fl_rate_limit WHERE limit_id OPERATOR(pg_catalog.>) 0 ORDER BY name) AS q$$),

@@ -203,6 +203,21 @@ is(() = $stderr =~ /WARNING:  a row of table "fl_rate_saved" is not a saved coun
 is(sql(q{SELECT count(*) FROM fl_rate_counters}), 1996, 'and ignored');
 sql('SELECT fl_rate_reset_all()');
 
+# ------------------------------------------------ counters that belong nowhere any more
+
+sql('CREATE DATABASE gone');
+$node->safe_psql('gone', 'CREATE EXTENSION fliplet_ratelimit');
+$node->safe_psql('gone', q{SELECT fl_rate_check('user', i::text, 'communicate') FROM generate_series(1, 50) AS i});
+is(sql('SELECT fl_rate_sweep()'), 0, 'counters of another database stay');
+sql('DROP DATABASE gone');
+is(sql('SELECT fl_rate_sweep()'), 50, 'those of a dropped one go');
+sql('CREATE DATABASE anew');
+$node->safe_psql('anew', 'CREATE EXTENSION fliplet_ratelimit');
+$node->safe_psql('anew', q{SELECT fl_rate_check('user', i::text, 'communicate') FROM generate_series(1, 50) AS i});
+$node->safe_psql('anew', 'DROP EXTENSION fliplet_ratelimit; CREATE EXTENSION fliplet_ratelimit');
+is($node->safe_psql('anew', q{SELECT fl_rate_check('user', '1', 'communicate')}), 19, 'a recreated extension begins anew');
+is($node->safe_psql('anew', 'SELECT fl_rate_sweep()'), 50, 'and what it counted before goes');
+
 # ------------------------------------------------ promotion
 
 $node->backup('backup');
