@@ -352,20 +352,34 @@ tree_dir() {
 	esac
 }
 
-# Make the private copy of the server, and use it from here on: PG_CONFIG,
-# PATH and BINDIR are its own.
-make_server_tree() {
+# Make a private copy of the server of PG_CONFIG, which is the copy's from here
+# on.
+copy_server() {
 	local dir
-	[ ! -e "$WORK/server" ] || return 0
 	tree_dir --bindir real
 	tree_dir --pkglibdir files
 	tree_dir --sharedir files
 	for dir in --includedir --pkgincludedir --includedir-server --libdir; do
 		tree_dir "$dir"
 	done
-	BINDIR=$WORK/server$("$PG_CONFIG" --bindir)
-	[ -x "$BINDIR/pg_config" ] || as_user cp "$PG_CONFIG" "$BINDIR/pg_config"
-	PG_CONFIG=$BINDIR/pg_config
+	# An extension of this name that the system has already is not the one
+	# under test.
+	dir=$WORK/server$("$PG_CONFIG" --pkglibdir)
+	as_user rm -rf "$dir/$EXTENSION.so" "$dir/bitcode/$EXTENSION" \
+		"$dir/bitcode/$EXTENSION.index.bc"
+	find "$WORK/server$("$PG_CONFIG" --sharedir)/extension" -name "$EXTENSION*" -delete
+
+	dir=$WORK/server$("$PG_CONFIG" --bindir)
+	[ -x "$dir/pg_config" ] || as_user cp "$PG_CONFIG" "$dir/pg_config"
+	PG_CONFIG=$dir/pg_config
+}
+
+# Make the private copy of the server under test, and use it: PG_CONFIG, PATH
+# and BINDIR are its own.
+make_server_tree() {
+	[ ! -e "$WORK/server" ] || return 0
+	copy_server
+	BINDIR=${PG_CONFIG%/*}
 	PATH=$BINDIR:/usr/local/bin:/usr/bin:/bin:$PATH
 	export PATH PG_CONFIG
 
@@ -374,13 +388,6 @@ make_server_tree() {
 			'It may lie on a file system mounted with "noexec": set TMPDIR to another place.' \
 			"$(tail -n 1 "$WORK/log/version")"
 	SERVER_VERSION=$(sed 's/^[^0-9]*\([^ ]*\).*/\1/' "$WORK/log/version")
-
-	# An extension of this name that the system has already is not the one
-	# under test.
-	as_user rm -rf "$("$PG_CONFIG" --pkglibdir)/$EXTENSION.so" \
-		"$("$PG_CONFIG" --pkglibdir)/bitcode/$EXTENSION" \
-		"$("$PG_CONFIG" --pkglibdir)/bitcode/$EXTENSION.index.bc"
-	find "$("$PG_CONFIG" --sharedir)/extension" -name "$EXTENSION*" -delete
 }
 
 # Build the copy of the source in folder $1; more arguments go to make.

@@ -10,7 +10,6 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 
-use File::Copy qw(copy);
 use FlRate;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -18,27 +17,10 @@ use Test::More;
 
 # ---- build the other library, in a copy of the source
 
-my $source = "$FindBin::RealBin/../..";
-my $build = PostgreSQL::Test::Utils::tempdir();
+my $build = copy_source();
 my $library = "$build/fliplet_ratelimit.so";
 
-plan skip_all => 'there is no source to build another library from'
-  unless -e "$source/Makefile" && -e "$source/src/store.c";
-
-mkdir "$build/src" or die $!;
-foreach my $file (glob("$source/Makefile $source/*.control $source/src/*.[ch] $source/src/*.sql"))
-{
-	my $to = $file =~ m{/src/([^/]+)$} ? "$build/src/$1"
-	  : $file =~ m{/([^/]+)$} ? "$build/$1" : die;
-	copy($file, $to) or die "could not copy \"$file\": $!";
-}
-{
-	# Not the flags of a make that runs this test
-	delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES COPT)};
-	system_or_bail('make', '-s', '-C', $build,
-		'PG_CONFIG=' . ($ENV{PG_CONFIG} // 'pg_config'),
-		'with_llvm=no', 'COPT=-DFLR_LAYOUT_VERSION=999');
-}
+make_in($build, 'COPT=-DFLR_LAYOUT_VERSION=999');
 ok(-e $library, 'a library with another layout');
 
 # ---- a database whose functions are in it

@@ -12,26 +12,32 @@ use strict;
 use warnings;
 
 use Exporter qw(import);
+use File::Copy qw(copy);
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(new_node session ask ask_ok start_query finish_query
-  refused_ok granted_ok sqlstate spend seconds_since wait_until);
+  refused_ok granted_ok sqlstate spend seconds_since wait_until
+  copy_source make_in);
 
 # A cluster named $name. Options: conf (more configuration), start, extension
-# (0 to leave that out), anything else goes to Cluster's init().
+# (0 to leave that out), install_path (of another server than the one under
+# test), anything else goes to Cluster's init().
 sub new_node
 {
 	my ($name, %opt) = @_;
 	my $conf = delete $opt{conf} // '';
 	my $start = delete $opt{start} // 1;
 	my $extension = delete $opt{extension} // 1;
+	my @path = map { defined $_ ? (install_path => $_) : () } delete $opt{install_path};
+	my $extra = delete $opt{extra} // [];
 
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, @path);
 	$node->init(
-		extra => [ '--encoding=UTF8', '--locale=C' ],
+		extra => [ '--encoding=UTF8', '--locale=C', @$extra ],
 		%opt);
 	$node->append_conf('postgresql.conf', <<EOC);
 max_connections = 40
@@ -176,6 +182,38 @@ sub wait_until
 		usleep(50_000);
 	}
 	return 0;
+}
+
+# Copy the source to a temporary folder, to build another library there;
+# returns the folder. Without a source the test is skipped.
+sub copy_source
+{
+	my $source = "$FindBin::RealBin/../..";
+	my $build = PostgreSQL::Test::Utils::tempdir();
+
+	plan skip_all => 'there is no source to build another library from'
+	  unless -e "$source/Makefile" && -e "$source/src/store.c";
+
+	mkdir "$build/src" or die $!;
+	foreach my $file (glob("$source/Makefile $source/*.control $source/src/*.[ch] $source/src/*.sql"))
+	{
+		my $to = $file =~ m{/src/([^/]+)$} ? "$build/src/$1"
+		  : $file =~ m{/([^/]+)$} ? "$build/$1" : die;
+		copy($file, $to) or die "could not copy \"$file\": $!";
+	}
+	return $build;
+}
+
+# Run make in that folder, without the flags of a make that runs this test.
+sub make_in
+{
+	my ($build, @arguments) = @_;
+
+	delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES COPT)};
+	system_or_bail('make', '-s', '-C', $build,
+		'PG_CONFIG=' . ($ENV{PG_CONFIG} // 'pg_config'),
+		'with_llvm=no', @arguments);
+	return;
 }
 
 1;
