@@ -337,8 +337,8 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 			flr_refund(flr_arena, target->rule, &target->entry->state,
 					   target->now, request->cost);
 			flr_entry_changed(target->entry);
-			flr_entry_set_expiry(target->entry,
-								 Max(job.now, expiry_of(target)));
+			flr_entry_lower_expiry(target->entry,
+								   Max(job.now, expiry_of(target)));
 		}
 		if (!target->shadow)
 			*remaining = Min(*remaining,

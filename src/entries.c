@@ -421,6 +421,18 @@ flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 	lower_sweep_again(expiry);
 }
 
+/*
+ * The same, after something was taken out of what was spent.  An entry that may
+ * have a saved copy keeps its expiry, for the copy to be overwritten before
+ * the entry is swept.
+ */
+void
+flr_entry_lower_expiry(FlrEntry *entry, int64 expiry)
+{
+	if (!entry->has_copy)
+		flr_entry_set_expiry(entry, expiry);
+}
+
 /* Copy what is kept of an entry's key, as many bytes as its size says. */
 void
 flr_entry_key(const FlrEntry *entry, char *text)

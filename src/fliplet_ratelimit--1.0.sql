@@ -727,11 +727,16 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    this_minute CONSTANT timestamptz := date_trunc('minute', clock_timestamp());
+    this_minute timestamptz;
     last_time   timestamptz;
     saved       bigint;
 BEGIN
-    -- Counters. The first call locks out whoever else maintains, or forgets.
+    -- One at a time: every later statement is to see what the one before has
+    -- committed.
+    LOCK TABLE @extschema@.fl_rate_rolled IN SHARE UPDATE EXCLUSIVE MODE;
+    this_minute := date_trunc('minute', clock_timestamp());
+
+    -- Counters.
     WITH unsaved AS MATERIALIZED (
         SELECT * FROM @extschema@.fl_rate_unsaved()
     ), worthless AS (
@@ -778,14 +783,17 @@ BEGIN
       = (h.granted + excluded.granted, h.refused + excluded.refused, h.delayed + excluded.delayed,
          h.shadow_refused + excluded.shadow_refused, excluded.keys);
     DELETE FROM @extschema@.fl_rate_rolled AS r
-    WHERE NOT EXISTS (SELECT FROM @extschema@.fl_rate_limit AS l WHERE l.name = r.name);
+    WHERE NOT EXISTS (SELECT FROM @extschema@.fl_rate_limit AS l WHERE l.name = r.name)
+      AND r.store_since <> (SELECT t.store_since FROM @extschema@.fl_rate_totals_of(r.name) AS t);
 
     -- The most refused keys.
     INSERT INTO @extschema@.fl_rate_history_top AS h (minute, name, key, refused, total, subject)
     SELECT this_minute, k.name, k.key,
            CASE WHEN before.total <= k.refused THEN k.refused - before.total ELSE k.refused END,
            k.refused, k.subject
-    FROM @extschema@.fl_rate_refused_keys(last_time, 10) AS k
+    FROM (SELECT f.name, f.subject, min(f.key) AS key, sum(f.refused)::bigint AS refused
+          FROM @extschema@.fl_rate_refused_keys(last_time, 10) AS f
+          GROUP BY f.name, f.subject) AS k  -- a variant may have another algorithm, and so another counter
          LEFT JOIN LATERAL (
              SELECT b.total FROM @extschema@.fl_rate_history_top AS b
              WHERE b.subject = k.subject AND b.name = k.name

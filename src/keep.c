@@ -28,6 +28,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "funcapi.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -139,16 +140,19 @@ flr_keep_lock(Oid relation)
  * ------------------------------------------------------------------------
  */
 
-/* What a counter's identity leads to; found once and then remembered. */
-typedef struct KnownLimit
+/* Variants share an identity but have rules of their own: both are the key. */
+typedef struct KnownKey
 {
 	uint64		identity;
-	FlrLimit   *limit;			/* NULL: there is none any more */
-	int			attempts;		/* rows looked at in vain */
-} KnownLimit;
+	int64		limit_id;
+} KnownKey;
 
-/* So many rows of one identity are looked at when none has been found. */
-#define MAX_VAIN		16
+/* What a counter's identity and row lead to; found once, then remembered. */
+typedef struct KnownLimit
+{
+	KnownKey	key;
+	FlrLimit   *limit;			/* NULL: there is none any more */
+} KnownLimit;
 
 /* All of those, and where limits that were read for them are allocated. */
 typedef struct KnownLimits
@@ -163,7 +167,7 @@ init_known(KnownLimits *known)
 {
 	HASHCTL		info = {0};
 
-	info.keysize = sizeof(uint64);
+	info.keysize = sizeof(KnownKey);
 	info.entrysize = sizeof(KnownLimit);
 	info.hcxt = CurrentMemoryContext;
 	known->context = CurrentMemoryContext;
@@ -178,22 +182,19 @@ init_known(KnownLimits *known)
 static FlrLimit *
 learn_limit(KnownLimits *known, uint64 identity, int32 limit_id)
 {
+	KnownKey	key = {identity, limit_id};
 	bool		found;
-	KnownLimit *entry = hash_search(known->table, &identity, HASH_ENTER,
-									&found);
+	KnownLimit *entry = hash_search(known->table, &key, HASH_ENTER, &found);
 
 	if (!found)
 	{
-		entry->attempts = 0;
-		entry->limit = flr_limits_identified(identity);
-	}
-	if (entry->limit == NULL && entry->attempts++ < MAX_VAIN)
-	{
 		MemoryContext old = MemoryContextSwitchTo(known->context);
-		FlrLimit   *limit = flr_limits_fetch(limit_id);
 
-		if (limit != NULL && limit->identity == identity)
-			entry->limit = limit;
+		entry->limit = NULL;
+		entry->limit = flr_limits_fetch(limit_id);
+		if (entry->limit == NULL || entry->limit->identity != identity ||
+			entry->limit->unlimited)
+			entry->limit = flr_limits_identified(identity);
 		MemoryContextSwitchTo(old);
 	}
 	return entry->limit;
@@ -327,6 +328,9 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 		flr_record_clear(flr_arena, &state);
 	else
 	{
+		/* a reservation of before must not be taken back from this */
+		if (rule->algorithm == FLR_TOKEN_BUCKET)
+			state.runs.bucket.stamp = entry->state.runs.bucket.stamp + 1;
 		flr_record_clear(flr_arena, &entry->state);
 		state.owner = entry->state.owner;
 		entry->state = state;
@@ -335,6 +339,7 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 	if (expiry != FLR_NEVER && expiry != PG_INT64_MIN)
 		expiry -= ahead;
 	flr_entry_set_expiry(entry, Max(now + 1, expiry));
+	entry->has_copy = true;
 	entry->limit_id = row->limit->limit_id;
 	entry->granted = Max(entry->granted, row->saved.granted);
 	entry->refused = Max(entry->refused, row->saved.refused);
@@ -477,6 +482,8 @@ flr_keep_read(Oid relation)
 	if (!OidIsValid(relation))
 		return;
 	home = flr_home_find(relation);
+	if (home == NULL && flr_store_grow(1))
+		home = flr_home_find(relation);
 	if (home == NULL)
 		return;					/* the store is full to the last block */
 	if (home->kept < wanted)
@@ -628,6 +635,7 @@ copy_changed(FlrEntry *entry, void *arg)
 	size_t		room = flr_saved_room(&entry->state);
 	int64		offset = target->wall_offset;
 	const KnownLimit *known;
+	KnownKey	key;
 	const FlrRule *rule;
 	SavedCopy  *copy;
 	FlrSaved	saved;
@@ -636,11 +644,14 @@ copy_changed(FlrEntry *entry, void *arg)
 		entry->id.database != MyDatabaseId ||
 		entry->id.relation != target->relation)
 		return;
-	known = hash_search(target->known.table, &entry->id.identity, HASH_FIND, NULL);
+	key.identity = entry->id.identity;
+	key.limit_id = entry->limit_id;
+	known = hash_search(target->known.table, &key, HASH_FIND, NULL);
 	if (known == NULL)
 	{
 		for (uint32 i = 0; i < target->nunknown; i++)
-			if (target->unknown[i].identity == entry->id.identity)
+			if (target->unknown[i].identity == key.identity &&
+				target->unknown[i].limit_id == entry->limit_id)
 				return;
 		if (target->nunknown < MAX_UNKNOWN)
 		{
@@ -687,6 +698,7 @@ copy_changed(FlrEntry *entry, void *arg)
 	target->used += copy->size;
 	entry->state.owner &= ~FLR_ENTRY_CHANGED;
 	entry->state.owner |= FLR_ENTRY_SAVING;
+	entry->has_copy = true;
 }
 
 /* Make room for what found none, and some more. */
@@ -788,6 +800,10 @@ fl_rate_unsaved(PG_FUNCTION_ARGS)
 	SaveTarget	target = {0};
 	MemoryContext row_context;
 
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot save counters while \"session_replication_role\" is \"replica\"")));
 	InitMaterializedSRF(fcinfo, 0);
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	target.relation = flr_limits_relation();

@@ -981,13 +981,13 @@ flr_limits_identified(uint64 identity)
 	for (Scope *scope = copy->scopes; scope != NULL; scope = scope->next)
 		for (FlrLimit *limit = scope->limits; limit != NULL;
 			 limit = limit->next)
-			if (limit->identity == identity)
+			if (limit->identity == identity && !limit->unlimited)
 				return limit;
 	hash_seq_init(&status, copy->keys);
 	while ((rows = hash_seq_search(&status)) != NULL)
 		for (FlrLimit *limit = rows->limits; limit != NULL;
 			 limit = limit->next)
-			if (limit->identity == identity)
+			if (limit->identity == identity && !limit->unlimited)
 			{
 				hash_seq_term(&status);
 				return limit;

@@ -17,10 +17,12 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
 
@@ -54,18 +56,43 @@ owner_of(Oid table)
 	return owner;
 }
 
-/* Is there anything in a table?  If in doubt, yes. */
+/* Is there anything in a table, which is locked against changes of it? */
 static bool
 has_pages(Oid table)
 {
-	Relation	relation = RelationIdGetRelation(table);
+	Relation	relation;
 	bool		result;
 
+	LockRelationOid(table, RowExclusiveLock);
+	relation = RelationIdGetRelation(table);
 	if (relation == NULL)
 		return false;
 	result = RelationGetNumberOfBlocks(relation) > 0;
 	RelationClose(relation);
 	return result;
+}
+
+/* The qualified name of a table of the extension; palloc'd. */
+static const char *
+qualified_name(const char *table)
+{
+	Oid			schema = get_rel_namespace(flr_limits_relation());
+
+	return quote_qualified_identifier(get_namespace_name(schema), table);
+}
+
+/*
+ * Raise an error in a session that poses as a replica: the triggers of these
+ * tables would drop what it writes.
+ */
+static void
+check_not_replica(const char *function)
+{
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot execute %s while \"session_replication_role\" is \"replica\"",
+						function)));
 }
 
 /*
@@ -80,21 +107,23 @@ delete_rows(const char *table, const char *where, Oid type, Datum value)
 	Oid			user;
 	int			context;
 	char	   *statement;
+	SPIPlanPtr	plan;
 
 	if (!OidIsValid(relation) || !has_pages(relation))
 		return;
-	statement = psprintf("DELETE FROM %s%s",
-						 quote_qualified_identifier(get_namespace_name(schema),
-													table),
-						 where);
+	statement = psprintf("DELETE FROM %s%s", qualified_name(table), where);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner_of(relation), context |
 						   SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_NOFORCE_RLS);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(statement, where[0] == '\0' ? 0 : 1, &type,
-							  &value, NULL, false, 0) != SPI_OK_DELETE)
+
+	/* also what was committed after a REPEATABLE READ caller's snapshot */
+	plan = SPI_prepare(statement, where[0] == '\0' ? 0 : 1, &type);
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, &value, NULL, GetLatestSnapshot(),
+							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete rows of \"%s\"", table);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
@@ -109,7 +138,11 @@ delete_subject(const char *table, FlrHash subject)
 				UUIDOID, flr_subject_datum(subject));
 }
 
-/* Delete what is saved of those of a subject's counters. */
+/*
+ * Delete what is saved of those of a subject's counters.  Passes over rows that
+ * somebody else has locked, so that it never waits: that is maintenance, and
+ * the next one sees the counter as it is then.
+ */
 static void
 delete_saved(FlrHash subject, const FlrCandidate *candidates, int n)
 {
@@ -117,9 +150,12 @@ delete_saved(FlrHash subject, const FlrCandidate *candidates, int n)
 	const char *separator = "";
 
 	initStringInfo(&where);
-	appendStringInfoString(&where,
-						   " WHERE subject OPERATOR(pg_catalog.=) $1"
-						   " AND identity OPERATOR(pg_catalog.=) ANY ('{");
+	appendStringInfo(&where,
+					 " WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
+					 "SELECT s.ctid FROM %s AS s"
+					 " WHERE s.subject OPERATOR(pg_catalog.=) $1"
+					 " AND s.identity OPERATOR(pg_catalog.=) ANY ('{",
+					 qualified_name("fl_rate_saved"));
 	for (int i = 0; i < n; i++)
 		for (int a = FLR_SLIDING_WINDOW; a <= FLR_FIXED_WINDOW; a++)
 		{
@@ -128,7 +164,8 @@ delete_saved(FlrHash subject, const FlrCandidate *candidates, int n)
 														 a));
 			separator = ",";
 		}
-	appendStringInfoString(&where, "}'::pg_catalog.int8[])");
+	appendStringInfoString(&where, "}'::pg_catalog.int8[])"
+						   " FOR UPDATE SKIP LOCKED))");
 	delete_rows("fl_rate_saved", where.data, UUIDOID,
 				flr_subject_datum(subject));
 	pfree(where.data);
@@ -239,6 +276,7 @@ fl_rate_forget(PG_FUNCTION_ARGS)
 
 	/* so that nobody is about to save what this erases */
 	PreventCommandIfReadOnly("fl_rate_forget()");
+	check_not_replica("fl_rate_forget()");
 	flr_keep_lock(flr_limits_relation());
 	count = flr_counters_forget(subject);
 	delete_subject("fl_rate_saved", subject);
@@ -260,6 +298,7 @@ fl_rate_reset_all(PG_FUNCTION_ARGS)
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	if (!can_write())
 		PG_RETURN_INT64(flr_counters_reset_all());
+	check_not_replica("fl_rate_reset_all()");
 	flr_keep_lock(flr_limits_relation());
 	count = flr_counters_reset_all();
 	delete_rows("fl_rate_saved", "", InvalidOid, (Datum) 0);

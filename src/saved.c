@@ -197,20 +197,29 @@ get_runs(Reader *reader, FlrArena *arena, int64 offset, int64 latest,
 {
 	uint64		n = get_up_to(reader, PG_UINT32_MAX);
 	int64		time = 0;
-	uint64		total = 0;
+	int64		at_latest = 0;
 
 	for (uint64 i = 0; i < n && !reader->bad; i++)
 	{
-		uint64		cost;
+		int64		before = time;
+		int64		cost;
 
 		time = i == 0 ? get_time(reader) :
 			time + (int64) get_up_to(reader, 2 * (uint64) LATEST_TIME);
-		cost = get_up_to(reader, (uint64) PG_INT64_MAX - total);
-		total += cost;
-		if (time > LATEST_TIME || cost == 0)
+		cost = (int64) get_up_to(reader, PG_INT64_MAX);
+		if (time > LATEST_TIME || (i > 0 && time == before) || cost == 0)
 			reader->bad = true;
-		if (!reader->bad && state != NULL &&
-			!flr_record_add(arena, state, Min(time - offset, latest), cost,
+		if (reader->bad || state == NULL)
+			continue;
+		if (time - offset >= latest)
+		{
+			/* these become one run, which may be full */
+			cost = Min(cost, PG_INT64_MAX - at_latest);
+			at_latest += cost;
+			if (cost == 0)
+				break;
+		}
+		if (!flr_record_add(arena, state, Min(time - offset, latest), cost,
 							false, PG_INT64_MAX))
 			return false;
 	}

@@ -85,7 +85,8 @@ typedef struct FlrEntry
 	int32		limit_id;		/* the definition that was last applied */
 	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
 	FlrState	state;			/* its owner byte: see below */
-	uint64		refused;
+	uint64		refused:63;
+	uint64		has_copy:1;		/* there may be a saved copy of it */
 	uint32		delayed;
 	uint32		shadow_refused;
 	int64		last_refused;
@@ -468,7 +469,7 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 		entry = flr_block(flr_arena, block);
 		__builtin_prefetch(entry);
 		__builtin_prefetch(entry + 64);
-		__builtin_prefetch(entry + offsetof(FlrEntry, refused) - 1);
+		__builtin_prefetch(entry + offsetof(FlrEntry, state) + sizeof(FlrState) - 1);
 	}
 }
 
@@ -515,6 +516,7 @@ extern void flr_entries_visit(FlrStripe *stripe,
 							  void *arg);
 extern int64 flr_store_sweep(int64 now);
 extern void flr_entry_set_expiry(FlrEntry *entry, int64 expiry);
+extern void flr_entry_lower_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_key(const FlrEntry *entry, char *text);
 
 /* Count something in a lane of this backend's. */

@@ -130,10 +130,7 @@ reset_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 now)
 
 	flr_clear(flr_arena, algorithm, &entry->state);
 	flr_entry_changed(entry);
-
-	/* a saved copy is to be overwritten before the entry may be swept */
-	if ((entry->state.owner & FLR_ENTRY_SAVING) == 0)
-		flr_entry_set_expiry(entry, now);
+	flr_entry_lower_expiry(entry, now);
 	return spent;
 }
 
@@ -152,7 +149,7 @@ age_entry(FlrEntry *entry, FlrAlgorithm algorithm, int64 by)
 
 	flr_age(flr_arena, &rule, &entry->state, by);
 	flr_entry_changed(entry);
-	flr_entry_set_expiry(entry, entry->expiry - by);
+	flr_entry_lower_expiry(entry, entry->expiry - by);
 	return true;
 }
 

@@ -33,7 +33,7 @@
 #define EXTENSION_NAME	"fliplet_ratelimit"
 
 /* Seconds before a worker that failed is started again. */
-#define RESTART_SECONDS	10
+#define RESTART_SECONDS	5
 
 /* Maintenance that cannot get a lock gives up, so that shutdown never hangs. */
 #define LOCK_TIMEOUT_MS	"5000"
@@ -91,6 +91,8 @@ maintain(void)
 void
 flr_worker_main(Datum arg)
 {
+	bool		last = false;
+
 	(void) arg;
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
@@ -99,23 +101,26 @@ flr_worker_main(Datum arg)
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET,
 					PGC_S_OVERRIDE);
-	while (!ShutdownRequestPending)
+	do
 	{
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 worker_interval * 1000L, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
+		last = ShutdownRequestPending;
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			if (!ShutdownRequestPending)
+			if (!last)
 				continue;
 		}
 		maintain();
-	}
-	proc_exit(0);
+	} while (!last);
+
+	/* 0 would mean that nobody wants it again */
+	proc_exit(1);
 }
 
 /* Check hook of fliplet_ratelimit.worker_databases. */
@@ -193,5 +198,6 @@ flr_worker_init(void)
 							NULL,
 							&worker_interval, 10, 1, 3600,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
-	register_workers();
+	if (!IsBinaryUpgrade)
+		register_workers();
 }

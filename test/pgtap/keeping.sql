@@ -1,7 +1,7 @@
 -- Keeping: what maintenance saves, and what resetting and forgetting erase.
 
 BEGIN;
-SELECT plan(55);
+SELECT plan(64);
 
 SET LOCAL client_min_messages = warning;
 SELECT fl_rate_reset_all();
@@ -134,10 +134,52 @@ SELECT is((SELECT count(*) FROM fl_rate_counters WHERE name = 'monthly' AND key:
 SELECT throws_ok($$ SELECT fl_rate_schedule() $$, '55000', NULL, 'without pg_cron there is no schedule');
 SELECT throws_ok($$ SELECT fl_rate_schedule(NULL) $$, '22004', NULL, 'NULL is no schedule');
 
+-- Variants of one limit: each counter is kept by the rule that was last applied to it
+SELECT fl_rate_reset_all();
+SELECT fl_rate_define('variants', 'user', 'variants', 10, '2 min');
+SELECT fl_rate_define('variants', 'user', 'variants', NULL, NULL, plan => 'free');
+SELECT fl_rate_define('variants', 'user', 'variants', 1000, '1 day', key => 'vip');
+SELECT fl_rate_define('variants', 'user', 'variants', 1, '1 h', plan => 'bucket', algorithm => 'token_bucket');
+SELECT fl_rate_try('user', key, 'variants') FROM unnest('{somebody,vip}'::text[]) AS key;
+SELECT is(fl_rate_maintain(), 4::bigint, 'an exempting variant exempts nobody else from being saved');
+SELECT ok(s.expires_at > now() + interval '23 h', 'nor does a shorter period') FROM fl_rate_saved AS s JOIN fl_rate_limit AS l USING (limit_id) WHERE l.key = 'vip';
+SET LOCAL fliplet_ratelimit.save_min_period = '1 h';
+SELECT fl_rate_try('user', key, 'variants') FROM unnest('{somebody,vip}'::text[]) AS key;
+SELECT is((SELECT count(*) FROM fl_rate_unsaved() JOIN fl_rate_limit AS l USING (limit_id) WHERE l.name = 'variants'), 1::bigint, 'not even where it is too short to be saved');
+RESET fliplet_ratelimit.save_min_period;
+SELECT count(fl_rate_try('user', 'twice', 'variants')) FROM generate_series(1, 12);
+SELECT count(fl_rate_try('user', 'twice', 'variants', plan => 'bucket')) FROM generate_series(1, 4);
+SELECT lives_ok($$ SELECT fl_rate_maintain() $$, 'one key with counters of two algorithms');
+SELECT is((SELECT sum(refused) FROM fl_rate_history_top WHERE name = 'variants' AND key = 'twice'), 5::numeric, 'is one key');
+
+-- What was given back stays so, whatever is swept
+SELECT fl_rate_try('user', 'back', 'variants', 5);
+SELECT fl_rate_maintain();
+SELECT fl_rate_refund('user', 'back', 'variants', 5);
+SELECT fl_rate_sweep();
+SELECT fl_rate_maintain();
+SELECT is((SELECT count(*) FROM fl_rate_saved WHERE key = 'back'), 0::bigint, 'a sweep does not bring back what was refunded');
+
+-- A name that is deleted and made again is counted once
+SELECT fl_rate_define('again', 'app', 'again', 10, '1 h');
+SELECT count(fl_rate_try('app', 'a', 'again')) FROM generate_series(1, 5);
+SELECT fl_rate_maintain();
+SELECT fl_rate_undefine('again');
+SELECT fl_rate_maintain();
+SELECT fl_rate_define('again', 'app', 'again', 10, '1 h');
+SELECT fl_rate_maintain();
+SELECT is((SELECT sum(granted) FROM fl_rate_history WHERE name = 'again'), 5::numeric, 'a name that is deleted and made again is counted once');
+
+-- Who poses as a replica cannot write these tables
+SET LOCAL session_replication_role = 'replica';
+SELECT throws_ok($$ SELECT fl_rate_maintain() $$, '55000', NULL, 'a session that poses as a replica cannot save');
+SELECT throws_ok($$ SELECT fl_rate_forget('user', 'x') $$, '55000', NULL, 'or forget');
+SELECT throws_ok($$ SELECT fl_rate_reset_all() $$, '55000', NULL, 'or reset all');
+SET LOCAL session_replication_role = 'origin';
+
 -- A limit that is gone
 SELECT fl_rate_undefine('hourly');
 SELECT lives_ok($$ SELECT fl_rate_maintain() $$, 'counters of a deleted limit do no harm');
-SELECT is((SELECT count(*) FROM fl_rate_rolled WHERE name = 'hourly'), 0::bigint, 'its totals are not kept');
 
 SELECT * FROM finish();
 ROLLBACK;

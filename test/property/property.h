@@ -1,13 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * property.h
- *	  Random traces through src/algorithm.c, src/record.c and src/hash.h.
+ *	  Random traces through src/algorithm.c, src/record.c, src/saved.c and
+ *	  src/hash.h.
  *
  * property.c runs the traces and reports; traces.c and extremes.c make them up
  * from the limits, costs and times of rules.c and the numbers of random.c;
  * limit.c keeps one limit, its oracle and its history in step, and look.c
- * compares; arena.c hands out blocks and watches what becomes of them.  spread.c looks at the
- * hash of keys.
+ * compares; arena.c hands out blocks and watches what becomes of them.
+ * saving.c writes limits to bytes and reads them.  spread.c looks at the hash
+ * of keys.
  *
  * Everything follows from a seed.  A trace is named by the run's seed, a group
  * and a number, and can be repeated alone.
@@ -70,6 +72,12 @@ typedef enum Promise
 	FULL_NEVER_MORE,
 	FULL_RESERVED,
 	FULL_MERGE,
+	SAVED_EXACT,
+	SAVED_RESERVED,
+	SAVED_NUMBERS,
+	SAVED_BYTES,
+	SAVED_BROKEN,
+	SAVED_NO_MEMORY,
 	BLOCKS_BALANCED,
 	BLOCKS_UNTOUCHED,
 	HASH_SPREAD,
@@ -206,7 +214,7 @@ extern void limit_cancel(Limit *l, int64 now, Reservation *reservation);
 extern void limit_age(Limit *l, int64 by);
 extern void limit_end(Limit *l, int promise);
 
-/* ---------- traces.c, extremes.c, spread.c ---------- */
+/* ---------- traces.c, extremes.c, spread.c, saving.c ---------- */
 
 extern int64 pick_start(void);
 extern int64 pick_from(const Limit *l, int64 now);
@@ -216,6 +224,7 @@ extern void large_trace(void);
 extern void flood_trace(void);
 extern void full_trace(void);
 extern void spread_trace(void);
+extern void saved_trace(void);
 extern void spend_without_memory(Limit *l, int64 now, int64 slot, int64 cost,
 								 int refusals, Waiting *waiting);
 

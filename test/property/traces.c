@@ -399,6 +399,7 @@ const Group groups[] = {
 	{"large record", large_trace, 10},
 	{"flood", flood_trace, 1},
 	{"hash", spread_trace, 1},
+	{"saved", saved_trace, 500},
 };
 
 const int	ngroups = lengthof(groups);

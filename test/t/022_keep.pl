@@ -142,9 +142,31 @@ is(remaining('u', 'hourly'), 10, 'nor what was forgotten');
 sql(q{SELECT fl_rate_check('user', 'w', 'hourly')});
 sql('SELECT fl_rate_maintain()');
 sql(q{BEGIN READ ONLY; SELECT fl_rate_reset('user', 'w', 'hourly'); COMMIT});
+sql('SELECT fl_rate_sweep()');
 is(sql('SELECT count(*) FROM fl_rate_saved'), 1, 'a reset that may not write');
 sql('SELECT fl_rate_maintain()');
 is(sql('SELECT count(*) FROM fl_rate_saved'), 0, 'is made good by maintenance');
+
+# What was saved after a transaction's snapshot was taken is forgotten nevertheless
+my $repeatable = session($node);
+ask_ok($repeatable, 'BEGIN ISOLATION LEVEL REPEATABLE READ');
+ask_ok($repeatable, 'SELECT count(*) FROM fl_rate_saved');
+sql(q{SELECT fl_rate_check('user', 'x', 'hourly')});
+sql('SELECT fl_rate_maintain()');
+granted_ok($repeatable, q{SELECT fl_rate_forget('user', 'x')}, 1, 'forgetting in a REPEATABLE READ transaction');
+ask_ok($repeatable, 'COMMIT');
+is(sql(q{SELECT count(*) FROM fl_rate_saved WHERE key = 'x'}), 0, 'erases what was saved after its snapshot');
+
+# A reset never waits for a row that another transaction has locked
+sql(q{SELECT fl_rate_check('user', i, 'hourly') FROM unnest('{y,z}'::text[]) AS i});
+sql('SELECT fl_rate_maintain()');
+ask_ok($repeatable, 'BEGIN');
+granted_ok($repeatable, q{SELECT fl_rate_reset('user', 'y', 'hourly')}, 1, 'a reset in an open transaction');
+is(sql(q{SET statement_timeout = '10s'; SELECT fl_rate_reset('user', 'y', 'hourly') + fl_rate_reset('user', 'z', 'hourly')}), 1, 'holds up no other one');
+ask_ok($repeatable, 'ROLLBACK');
+is(sql(q{SELECT string_agg(key, ' ') FROM fl_rate_saved}), 'y', 'what a rollback brought back');
+sql('SELECT fl_rate_maintain()');
+is(sql(q{SELECT count(*) FROM fl_rate_saved}), 0, 'goes with the next maintenance');
 
 # ------------------------------------------------ the first request, and those that wait for it
 

@@ -45,6 +45,10 @@ $node->safe_psql('postgres', q{SELECT fl_rate_check('user', '1', 'hourly', 2)});
 $node->restart;
 is($node->safe_psql('postgres', q{SELECT remaining FROM fl_rate_peek('user', '1', 'hourly')}),
 	5, 'an orderly restart loses nothing');
+my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'fliplet_ratelimit maintenance'};
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'fliplet_ratelimit maintenance' AND datname = 'postgres'});
+ok(wait_until(sub { $node->safe_psql('postgres', $workers) == 2 }), 'a worker that is terminated');
+ok(wait_until(sub { $node->safe_psql('postgres', $workers) == 3 }), 'comes back');
 unlike(slurp_file($node->logfile), qr/ERROR|FATAL|PANIC/, 'all of that without an error');
 $node->stop;
 
