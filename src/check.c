@@ -122,13 +122,16 @@ refund(FunctionCallInfo fcinfo, FlrSignature signature)
 	PG_RETURN_INT64(remaining);
 }
 
-/* A sleeper that does not wake up in the ordinary way. */
+/*
+ * A sleeper that does not wake up in the ordinary way.  First what cannot fail:
+ * taking the reservation back may raise.
+ */
 static void
 give_slot_back(int code, Datum arg)
 {
 	(void) code;
-	flr_counters_cancel((FlrReservation *) DatumGetPointer(arg));
 	flr_counters_wait_over();
+	flr_counters_cancel((FlrReservation *) DatumGetPointer(arg));
 }
 
 /* Sleep until an elapsed time, interruptibly. */

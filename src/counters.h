@@ -80,6 +80,7 @@ typedef struct FlrReservation
 	struct
 	{
 		FlrEntryId	id;
+		FlrEntry   *entry;		/* of that id, unless it has been freed since */
 		FlrRule		rule;
 		FlrCalendarArg calendar;
 		int64		slot;

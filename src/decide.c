@@ -413,6 +413,7 @@ note_reservation(FlrReservation *reservation, const Target *target,
 	int			n = reservation->n++;
 
 	reservation->parts[n].id = target->id;
+	reservation->parts[n].entry = target->entry;
 	reservation->parts[n].rule = *target->rule;
 	reservation->parts[n].calendar = target->limit->calendar;
 	if (target->rule->calendar != NULL)

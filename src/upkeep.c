@@ -35,10 +35,21 @@ flr_counters_lock(uint32 stripe)
 	}
 }
 
+/* Is all of an entry's record mapped here?  Its stripe is locked. */
+static bool
+record_is_mapped(const FlrEntry *entry)
+{
+	for (FlrBlockId block = entry->state.first; block != 0;
+		 block = ((FlrChain *) flr_block(flr_arena, block))->next)
+		if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
+			return false;
+	return true;
+}
+
 /*
  * Take back a reservation, or what is left of it.  It runs while an error is
- * being handled and while the backend exits, and raises only if memory that
- * another backend has added cannot be mapped.
+ * being handled and while the backend exits, and raises only if a record has
+ * grown into memory that another backend has added and that cannot be mapped.
  */
 void
 flr_counters_cancel(FlrReservation *reservation)
@@ -48,16 +59,17 @@ flr_counters_cancel(FlrReservation *reservation)
 		int			part = reservation->n - 1;
 		const FlrEntryId *id = &reservation->parts[part].id;
 		uint32		stripe = flr_stripe_of(id->subject);
-		FlrEntry   *entry;
+		FlrEntry   *entry = reservation->parts[part].entry;
 
 		flr_stripe_lock(stripe);
-		if (!flr_store_is_mapped())
+		if (!flr_entry_is(entry, id))
+			entry = NULL;
+		else if (!record_is_mapped(entry))
 		{
 			flr_stripe_unlock(stripe);
 			flr_store_map_now();
 			continue;
 		}
-		entry = flr_entry_find(flr_stripe(stripe), id);
 		if (entry != NULL)
 		{
 			flr_cancel(flr_arena, &reservation->parts[part].rule,

@@ -68,7 +68,7 @@ date_after(const FlrOutcome *outcome, int64 wall_offset, int64 wait,
 		/* two clocks, each cut to the microsecond: never a moment too early */
 		now = outcome->now + wall_offset + (wait > 0);
 	}
-	if (wait == FLR_NEVER || wait >= END_TIMESTAMP - now)
+	if (wait == FLR_NEVER || now >= END_TIMESTAMP - wait)
 		return false;
 	*date = now + wait;
 	return true;

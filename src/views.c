@@ -43,7 +43,7 @@ set_wait(Datum *values, bool *nulls, int column, int64 wait)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (wait == FLR_NEVER || wait >= END_TIMESTAMP - now)
+	if (wait == FLR_NEVER || now >= END_TIMESTAMP - wait)
 		nulls[column] = true;
 	else
 		values[column] = TimestampTzGetDatum(now + wait);

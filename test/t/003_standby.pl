@@ -155,6 +155,68 @@ granted_ok($_, q{SELECT max_requests FROM fl_rate_peek('user', '3', 'small')},
 	21, 'it reads the change as soon as it can')
   foreach ($reader, $prober);
 
+# The table itself is exchanged in an open transaction. Who has a copy goes on
+# with it, who has none has to wait.
+foreach (
+	[ 'ALTER TABLE', 'ALTER TABLE fl_rate_limit ALTER COLUMN max_requests TYPE bigint USING max_requests + 1', 22 ],
+	[ 'TRUNCATE', 'SET LOCAL session_replication_role = replica; TRUNCATE fl_rate_limit', undef ])
+{
+	my ($what, $command, $after) = @$_;
+	my @sessions = ([ $reader, "$what on the standby" ], [ $prober, "$what on the primary" ]);
+	my $before = ask_ok($prober, q{SELECT max_requests FROM fl_rate_peek('user', '5', 'small')});
+
+	ask_ok($writer, "BEGIN; $command");
+	replay();
+	foreach (@sessions)
+	{
+		my ($session, $where) = @$_;
+
+		granted_ok($session, q{SELECT allowed, max_requests FROM fl_rate_try('user', '5', 'small')},
+			"t|$before", "$where: a session with a copy answers");
+		granted_ok($session, q{SELECT allowed, max_requests FROM fl_rate_try('user', 'not seen yet', 'small')},
+			"t|$before", "$where: also for another key");
+	}
+	foreach ([ $primary, 'primary' ], [ $standby, 'standby' ])
+	{
+		my $fresh = session($_->[0]);
+
+		ask_ok($fresh, q{SET lock_timeout = '100ms'});
+		my (undef, $error) = ask($fresh, q{SELECT fl_rate_check('user', '5', 'small')});
+		is(sqlstate($error), '55P03', "$what: a session without a copy waits on the $_->[1]");
+		$fresh->quit;
+	}
+	ask_ok($writer, 'ROLLBACK');
+	replay();
+	granted_ok($_->[0], q{SELECT max_requests FROM fl_rate_peek('user', '5', 'small')}, $before,
+		"$_->[1]: rolled back, nothing has changed")
+	  foreach @sessions;
+
+	ask_ok($writer, "BEGIN; $command");
+	replay();
+	granted_ok($_->[0], q{SELECT max_requests FROM fl_rate_peek('user', '5', 'small')}, $before,
+		"$_->[1]: once more")
+	  foreach @sessions;
+	ask_ok($writer, 'COMMIT');
+	replay();
+	foreach (@sessions)
+	{
+		my ($session, $where) = @$_;
+
+		if (defined $after)
+		{
+			granted_ok($session, q{SELECT max_requests FROM fl_rate_peek('user', '5', 'small')}, $after,
+				"$where: it counts when it commits");
+			next;
+		}
+		my (undef, $error) = ask($session, q{SELECT fl_rate_check('user', '5', 'small')});
+		is(sqlstate($error), '42704', "$where: it counts when it commits: the limit is gone");
+		granted_ok($session, q{SELECT max_requests FROM fl_rate_peek('user', '5', 'data-sources')}, 200,
+			"$where: the shipped ones are there");
+	}
+}
+ask_ok($writer, q{SELECT fl_rate_define('small', 'user', 'small', 21, '1 h')});
+replay();
+
 # Promotion
 ask_ok($reader, q{SELECT fl_rate_check('user', '4', 'small')});
 $primary->stop;

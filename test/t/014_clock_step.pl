@@ -1,10 +1,11 @@
 
-# A clock that steps by an hour, either way: no more than N per W of real time,
-# and no key is blocked for longer than W
+# Clocks that step and clocks that are read out of order: no more than N per W
+# of real time, and no key is blocked for longer than W
 #
-# The server runs under libfaketime, which moves its wall clock by what a file
-# says and leaves the clock of elapsed time alone, as a step of a real machine's
-# clock does. This script has the real time.
+# The server runs with a library (test/shim/clock.c) that moves its wall clock
+# by what a file says, as a step of a real machine's clock does; it moves the
+# clock of elapsed time as well, so that no test has to wait for a period to
+# pass; and it stalls a session between reading the clock and locking.
 
 # Copyright (c) 2026, the fliplet_ratelimit developers
 
@@ -21,117 +22,134 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(clock_gettime usleep CLOCK_MONOTONIC);
 
-my ($library) = glob('/usr/lib/*/faketime/libfaketime.so.1 /usr/lib*/faketime/libfaketime.so.1');
-my $file = PostgreSQL::Test::Utils::tempdir() . '/clock';
-my %faked = (
-	LD_PRELOAD => $library,
-	FAKETIME_TIMESTAMP_FILE => $file,
-	FAKETIME_NO_CACHE => 1,
-	FAKETIME_DONT_FAKE_MONOTONIC => 1);
+my ($library, $file) = build_shim('clock');
+plan skip_all => 'there is no preloading a library here' unless $library;
+
+# One of the numbers in the file, by its place
+my ($WALL, $ELAPSED, $STALL, $STALLED) = (0 .. 3);
+append_to_file($file, pack('q4', 0, 0, 0, 0));
+
+sub put
+{
+	my ($place, $value) = @_;
+
+	open(my $fh, '+<:raw', $file) or die "could not open \"$file\": $!";
+	sysseek($fh, 8 * $place, 0);
+	syswrite($fh, pack('q', $value)) == 8 or die "could not write \"$file\": $!";
+	close($fh);
+	return;
+}
 
 # Set the wall clock to so many seconds beside the real one.
 sub set_clock
 {
-	my ($offset) = @_;
-	my $new = "$file.new";
-
-	# in one go: it is read all the time
-	append_to_file($new, sprintf("%+d\n", $offset));
-	rename($new, $file) or die "could not rename \"$new\": $!";
+	put($WALL, 1_000_000 * $_[0]);
 	return;
 }
 
-# Is the wall clock moved, and the clock of elapsed time (7 is CLOCK_BOOTTIME)
-# not?
-sub clocks_are_fit
+# Let seconds pass, on both clocks: nothing steps.
+my $passed = 0;
+
+sub elapse
 {
-	local @ENV{ keys %faked } = values %faked;
-	my $boot = clock_gettime(7);
-	# no shell between: libfaketime would leave memory of it behind
-	open(my $probe, '-|', $^X, '-MTime::HiRes=clock_gettime',
-		'-e', 'print clock_gettime(7), " ", clock_gettime(0)')
-	  or die "could not run perl: $!";
-	my $faked = <$probe>;
-	close($probe);
-	my ($boot_there, $wall_there) = split(/ /, $faked);
-
-	return abs($boot_there - $boot) < 600
-	  && abs($wall_there - Time::HiRes::time() - 3600) < 600;
+	$passed += 1_000_000 * $_[0];
+	put($ELAPSED, $passed);
+	return;
 }
-
-plan skip_all => 'there is no libfaketime (Debian package faketime) here' unless $library;
-set_clock(3600);
-plan skip_all => 'this libfaketime moves all clocks or none' unless clocks_are_fit();
-set_clock(0);
 
 my $node = new_node('main', start => 0);
-{
-	local @ENV{ keys %faked } = values %faked;
-	$node->start;
-}
+start_with($node, LD_PRELOAD => $library, FLR_SHIM_FILE => $file);
 $node->safe_psql('postgres', <<'SQL');
 CREATE EXTENSION fliplet_ratelimit;
 SELECT fl_rate_define('window', 'user', 'window', 5, '30 min'),
        fl_rate_define('bucket', 'user', 'bucket', 5, '30 min', algorithm => 'token_bucket'),
        fl_rate_define('throttle', 'user', 'throttle', 1, '30 min', on_limit => 'delay', max_delay => '1 h'),
-       fl_rate_define('short window', 'user', 'short window', 5, '1500 ms'),
-       fl_rate_define('short bucket', 'user', 'short bucket', 5, '1500 ms', algorithm => 'token_bucket'),
        fl_rate_define('slow', 'user', 'slow', 1, '2 s'),
+       fl_rate_define('order', 'user', 'order', 5, '10 s'),
+       fl_rate_define('order, bucket', 'user', 'order, bucket', 5, '10 s', algorithm => 'token_bucket'),
+       fl_rate_define('hour', 'user', 'hour', 5, '1 h', algorithm => 'fixed_window'),
+       fl_rate_define('month', 'user', 'month', 5, '1 month', algorithm => 'fixed_window'),
        fl_rate_define('hammered', 'user', 'hammered', 20, '1 s');
+
+-- The date in the error that refuses a request
+CREATE FUNCTION date_of_refusal(key text, api text) RETURNS timestamptz LANGUAGE plpgsql AS $$
+DECLARE
+	detail text;
+BEGIN
+	PERFORM fl_rate_check('user', key, api);
+	RETURN NULL;
+EXCEPTION WHEN SQLSTATE 'PT429' THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN detail::json ->> 'nextValidRequestDate';
+END $$;
 SQL
 my $s = session($node);
 
-# By how many hours the server's clock is ahead
-sub hours_ahead
+# By how many seconds the server's clock is ahead, to the minute
+sub ahead
 {
-	return ask_ok($s, 'SELECT round(extract(epoch FROM clock_timestamp()) / 3600 - '
-		  . Time::HiRes::time() . ' / 3600.0)');
+	return 60 * ask_ok($s, 'SELECT round((extract(epoch FROM clock_timestamp()) - '
+		  . Time::HiRes::time() . ') / 60)');
 }
 
+# ---- the wall clock steps
+
+my $hour = 3600;
 my $key = 0;
-foreach my $step (1, -1)
+foreach (
+	[ $hour, 'an hour forward' ],
+	[ -$hour, 'an hour back' ],
+	[ 24 * $hour, 'a day forward' ],
+	[ -24 * $hour, 'a day back' ],
+	[ 946684800 - 200 * 24 * $hour - int(Time::HiRes::time() / 60) * 60, 'before the year 2000' ])
 {
-	my $name = $step > 0 ? 'an hour forward' : 'an hour back';
+	my ($step, $name) = @$_;
 
 	$key++;
 	set_clock(0);
-	is(hours_ahead(), 0, "$name: the clock is right");
+	is(ahead(), 0, "$name: the clock is right");
 	foreach my $api ('window', 'bucket')
 	{
 		is(spend($s, 7, 'user', $key, $api), 5, "$name: the $api is spent");
-		set_clock(3600 * $step);
-		is(hours_ahead(), $step, "$name: the clock steps");
+		set_clock($step);
+		is(ahead(), $step, "$name: the clock steps");
 		is(spend($s, 5, 'user', $key, $api), 0, "$name: nothing more of the $api is granted");
 		granted_ok($s, "SELECT next_valid_at - clock_timestamp() BETWEEN '1 min' AND '30 min' FROM fl_rate_try('user', '$key', '$api')",
 			't', "$name: the date is no further away than the period, by the new clock");
 		granted_ok($s, "SELECT next_valid_at - clock_timestamp() BETWEEN '1 min' AND '30 min' FROM fl_rate_counters WHERE name = '$api' AND key = '$key'",
 			't', "$name: the counter says so too");
+		granted_ok($s, "SELECT date_of_refusal('$key', '$api') - clock_timestamp() BETWEEN '1 min' AND '30 min'",
+			't', "$name: and the error");
 		set_clock(0);
 		is(spend($s, 5, 'user', $key, $api), 0, "$name: nor when the clock steps back to where it was");
 		is(spend($s, 7, 'user', "$key, new", $api), 5, "$name: a new key has its quota");
+
+		# nobody is locked out: the period is the one of real time
+		set_clock($step);
+		is(spend($s, 7, 'user', "$key, stepped", $api), 5, "$name: one that comes after the step, too");
+		elapse(1801);
+		is(spend($s, 7, 'user', $key, $api), 5, "$name: the $api is granted anew after the period");
+		set_clock(0);
+		is(spend($s, 7, 'user', "$key, stepped", $api), 5, "$name: also when the clock has stepped back by then");
 	}
 
 	# a reservation keeps its distance
 	ask_ok($s, "SELECT fl_rate_try('user', '$key', 'throttle')");
 	granted_ok($s, "SELECT delay BETWEEN '29 min' AND '30 min' FROM fl_rate_try('user', '$key', 'throttle')",
 		't', "$name: a slot in half an hour is reserved");
-	set_clock(3600 * $step);
+	set_clock($step);
 	granted_ok($s, "SELECT delay BETWEEN '58 min' AND '60 min' FROM fl_rate_try('user', '$key', 'throttle')",
 		't', "$name: and counts for the next one");
-	set_clock(0);
 
-	# nobody is locked out
-	foreach my $api ('short window', 'short bucket')
+	# the calendar's windows are those of the new clock
+	foreach my $unit ('hour', 'month')
 	{
-		cmp_ok(spend($s, 7, 'user', $key, $api), '>=', 5, "$name: the $api is spent");
+		is(spend($s, 7, 'user', "$key, calendar", $unit), 5, "$name: the $unit by the new clock is spent");
+		granted_ok($s, "SELECT v = date_trunc('$unit', v) AND v > clock_timestamp() AND v <= clock_timestamp() + interval '1 $unit' FROM date_of_refusal('$key, calendar', '$unit') AS v",
+			't', "$name: until the end of the $unit by that clock");
 	}
-	set_clock(3600 * $step);
-	usleep(1_600_000);
-	foreach my $api ('short window', 'short bucket')
-	{
-		cmp_ok(spend($s, 7, 'user', $key, $api), '>=', 5,
-			"$name: the $api is granted anew after the period of real time");
-	}
+	set_clock($step + $hour);
+	cmp_ok(spend($s, 7, 'user', "$key, calendar", 'hour'), '==', 5, "$name: the next hour has its own five");
 	set_clock(0);
 
 	# a sleeper
@@ -142,7 +160,7 @@ foreach my $step (1, -1)
 	start_query($sleeper, "SELECT fl_rate_wait('user', '$key', 'slow', max_wait => '1 min')");
 	ok(wait_until(sub { return ask_ok($s, 'SELECT waiters FROM fl_rate_store') eq 1 }),
 		"$name: a session sleeps");
-	set_clock(3600 * $step);
+	set_clock($step);
 	my ($out, $err) = finish_query($sleeper);
 	my $took = clock_gettime(CLOCK_MONOTONIC) - $start;
 	unless (like($out, qr/^00:00:0\d\.\d+$/, "$name: it sleeps on, and is told how long: $out"))
@@ -151,11 +169,75 @@ foreach my $step (1, -1)
 		ask_ok($s, "SELECT pg_terminate_backend($pid)");
 	}
 	cmp_ok($took, '>', 1, "$name: for as long as the slot is away");
-	cmp_ok($took, '<', 60, "$name: and no longer");
 	$sleeper->quit;
 }
+set_clock(0);
 
-# Request after request while the clock steps to and fro. A grant happened at
+# ---- clocks that are read out of order
+
+# A session reads the clock, and stalls before it locks the counter; others,
+# whose clocks are seconds ahead by then, spend; then it goes on. Its request is
+# judged as the last one, because it is.
+my $late = session($node);
+my $late_pid = ask_ok($late, 'SELECT pg_backend_pid()');
+foreach my $api ('order', 'order, bucket')
+{
+	# the last request of a key, in seconds after the first look
+	my $base;
+	my $last = sub {
+		my $at = ask_ok($s, "SELECT extract(epoch FROM last_request_at) FROM fl_rate_counters WHERE key = 'k' AND name = '$api'");
+		$base //= $at;
+		return $at - $base;
+	};
+	my $try = "SELECT allowed FROM fl_rate_try('user', 'k', '$api')";
+	my $stalled = sub {
+		my ($name, $seconds, $then) = @_;
+
+		put($STALL, $late_pid);
+		start_query($late, $try);
+		ok(wait_until(sub { return unpack('q', substr(slurp_file($file), 8 * $STALLED, 8)) == $late_pid }),
+			"$api, $name: a session has read the clock and stalls");
+		# (what it sees of the time that passes now is for dates alone)
+		elapse($seconds);
+		$then->();
+		my $before = $last->();
+		put($STALL, 0);
+		my ($answer, $err) = finish_query($late);
+		is(sqlstate($err), '', "$api, $name: it goes on");
+		cmp_ok($last->(), '>', $before - 1, "$api, $name: the last request is no earlier than it was");
+		return $answer;
+	};
+
+	# the session knows the limit and the counter
+	ask_ok($late, $try);
+	elapse(60);
+
+	is( $stalled->('all is spent meanwhile', 5,
+			sub { is(spend($s, 7, 'user', 'k', $api), 5, "$api: another session spends all") }),
+		'f', "$api: what was spent after its look at the clock counts");
+
+	elapse(60);
+	is(spend($s, 7, 'user', 'k', $api), 5, "$api: all is spent");
+	is( $stalled->('a new window meanwhile', 11,
+			sub { is(spend($s, 7, 'user', 'k', $api), 5, "$api: and once more, a period later") }),
+		'f', "$api: the one that looked in the period before gets nothing of the new one");
+
+	elapse(60);
+	is( $stalled->('the last one', 5,
+			sub { is(spend($s, 4, 'user', 'k', $api), 4, "$api: another session leaves one") }),
+		't', "$api: it gets that one");
+	is(spend($s, 1, 'user', 'k', $api), 0, "$api: and there is none left");
+	next if $api =~ /bucket/;
+	elapse(7);
+	is(spend($s, 1, 'user', 'k', $api), 0, "$api: recorded when it was spent, not when the clock was read");
+	elapse(4);
+	is(spend($s, 7, 'user', 'k', $api), 5, "$api: all are granted anew a period after that");
+}
+$late->quit;
+
+# ---- to and fro
+
+# Request after request while the clock steps. A grant happened at
 # some moment between the times before and after it, so more than 20 are proven
 # for a window when they lie within it with both their times; and a refusal was
 # wrong when even with the benefit of the doubt fewer are in its window.

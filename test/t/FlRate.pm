@@ -2,7 +2,9 @@
 # FlRate.pm: what the TAP tests of fliplet_ratelimit share
 #
 # A cluster with the extension in it, sessions that stay open and report an
-# error's fields, and a few one-liners. Found by "use lib $FindBin::RealBin".
+# error's fields, clients that stay busy while something happens to them,
+# libraries that are preloaded into a server, and a few one-liners. Found by
+# "use lib $FindBin::RealBin".
 
 # Copyright (c) 2026, the fliplet_ratelimit developers
 
@@ -21,7 +23,7 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(new_node session ask ask_ok start_query finish_query
   refused_ok granted_ok sqlstate spend seconds_since wait_until
-  copy_source make_in);
+  copy_source make_in build_shim start_with start_busy stop_busy crashed_ok);
 
 # A cluster named $name. Options: conf (more configuration), start, extension
 # (0 to leave that out), install_path (of another server than the one under
@@ -164,6 +166,90 @@ sub spend
 	return ref($where) =~ /Background/
 	  ? ask_ok($where, $sql)
 	  : $where->safe_psql('postgres', $sql);
+}
+
+# Build test/shim/$name.c, a library for start_with(). Returns its path, and that
+# of the file by which it is told what to do; nothing where that cannot be.
+sub build_shim
+{
+	my ($name) = @_;
+	my $library = PostgreSQL::Test::Utils::tempdir() . "/$name.so";
+	my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
+
+	return unless $^O eq 'linux';
+	chomp(my $cc = `$pg_config --cc`);
+	system_log(split(' ', $cc), qw(-Wall -Wextra -O2 -shared -fPIC -o),
+		$library, "$FindBin::RealBin/../shim/$name.c", '-ldl');
+	return -e $library ? ($library, "$library.file") : ();
+}
+
+# Start a cluster's server with more environment.
+sub start_with
+{
+	my ($node, %env) = @_;
+
+	local @ENV{ keys %env } = values %env;
+	$node->start;
+	return;
+}
+
+# Clients that stay busy: for each of the scripts, which are lists of pairs (a
+# word, a query), psql runs it over and over, in new sessions when one was lost.
+# The sessions' application_name is "busy". A client that hangs ends the test.
+sub start_busy
+{
+	my ($node, $dbname, @scripts) = @_;
+	my $base = PostgreSQL::Test::Utils::tempdir() . '/busy';
+	my %busy = (go => "$base/go", logs => [], runs => []);
+
+	mkdir $base or die "could not create \"$base\": $!";
+	# it goes away at the latest with this test
+	append_to_file($busy{go}, '');
+	local $ENV{PGAPPNAME} = 'busy';
+	foreach my $i (0 .. $#scripts)
+	{
+		append_to_file("$base/$i.sql",
+			join('', map { "\\echo begin $_->[0]\n$_->[1];\n\\echo end :SQLSTATE :LAST_ERROR_MESSAGE\n" } @{ $scripts[$i] }));
+		push @{ $busy{logs} }, "$base/$i.log";
+		push @{ $busy{runs} },
+		  IPC::Run::start(
+			[ 'sh', '-c', 'while [ -e "$1" ]; do "$2" -XAtq -d "$3" -f "$4.sql" >>"$4.log" 2>>"$4.err" || sleep 0.05; done',
+				'sh', $busy{go}, $node->installed_command('psql'), $node->connstr($dbname), "$base/$i" ],
+			IPC::Run::timeout(2 * $PostgreSQL::Test::Utils::timeout_default));
+	}
+	return \%busy;
+}
+
+# Have the busy clients finish. Returns what became of each request, in hashes:
+# kind, answer (undef for none), state (undef: cut off with the session), message.
+sub stop_busy
+{
+	my ($busy) = @_;
+	my @requests;
+
+	unlink $busy->{go} or die "could not remove \"$busy->{go}\": $!";
+	$_->finish foreach @{ $busy->{runs} };
+	foreach my $log (grep { -e } @{ $busy->{logs} })
+	{
+		foreach my $line (split(/\n/, slurp_file($log)))
+		{
+			if ($line =~ /^begin (.*)/) { push @requests, { kind => $1 }; }
+			elsif ($line =~ /^end (\S+) ?(.*)/) { @{ $requests[-1] }{qw(state message)} = ($1, $2); }
+			else { $requests[-1]{answer} = $line; }
+		}
+		unlink $log;
+	}
+	return @requests;
+}
+
+# The server's log tells of no crash (or of as many as are expected).
+sub crashed_ok
+{
+	my ($node, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @crashes = slurp_file($node->logfile) =~ /(terminated by signal|PANIC: |TRAP: )/g;
+
+	return is(scalar @crashes, $expected, $name);
 }
 
 sub seconds_since
