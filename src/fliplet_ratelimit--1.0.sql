@@ -598,6 +598,27 @@ LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 1000
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.fl_rate_simulate(bigint, interval, timestamptz[], bigint[], text, bigint) IS 'replays sorted arrival times through the code that judges live requests, in private memory';
 
+CREATE TYPE @extschema@.fl_rate_backtest_summary AS (
+    arrivals         bigint,
+    granted          bigint,
+    refused          bigint,
+    first_refused_at timestamptz,
+    longest_wait     interval
+);
+COMMENT ON TYPE @extschema@.fl_rate_backtest_summary IS 'what a limit would have done to a log of requests';
+COMMENT ON COLUMN @extschema@.fl_rate_backtest_summary.arrivals IS 'requests in the log';
+COMMENT ON COLUMN @extschema@.fl_rate_backtest_summary.granted IS 'those that it would have granted';
+COMMENT ON COLUMN @extschema@.fl_rate_backtest_summary.refused IS 'those that it would have refused';
+COMMENT ON COLUMN @extschema@.fl_rate_backtest_summary.first_refused_at IS 'arrival of the first of these; NULL: none';
+COMMENT ON COLUMN @extschema@.fl_rate_backtest_summary.longest_wait IS 'the longest time from a refusal until the same request would be granted; NULL: none was refused, or could ever be granted';
+
+CREATE FUNCTION @extschema@.fl_rate_backtest(max_requests bigint, period interval, arrivals timestamptz[],
+    costs bigint[] DEFAULT NULL, algorithm text DEFAULT 'sliding_window', burst bigint DEFAULT NULL)
+RETURNS @extschema@.fl_rate_backtest_summary
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.fl_rate_backtest(bigint, interval, timestamptz[], bigint[], text, bigint) IS 'what fl_rate_simulate() says of the same arguments, in one row';
+
 -- ---------------------------------------------------------------------------
 -- Keeping
 -- ---------------------------------------------------------------------------

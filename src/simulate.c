@@ -160,6 +160,87 @@ read_array(FunctionCallInfo fcinfo, int number, const char *name, Oid type,
 	return elements;
 }
 
+/* Arrivals that are being replayed. */
+typedef struct Replay
+{
+	PrivateArena arena;
+	FlrCalendarArg calendar;
+	FlrRule		rule;
+	FlrState	state;
+	int			n;
+	Datum	   *arrivals;
+	Datum	   *costs;			/* NULL: 1 each */
+	int64		last;
+} Replay;
+
+/* Read the arguments of a replay, and begin with nothing spent; or raise. */
+static void
+replay_begin(FunctionCallInfo fcinfo, Replay *replay)
+{
+	int			ncosts;
+
+	memset(replay, 0, sizeof(Replay));
+	read_rule(fcinfo, &replay->rule, &replay->calendar);
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("arrivals must not be null")));
+	replay->arrivals = read_array(fcinfo, 2, "arrivals", TIMESTAMPTZOID,
+								  &replay->n);
+	if (!PG_ARGISNULL(3))
+	{
+		replay->costs = read_array(fcinfo, 3, "costs", INT8OID, &ncosts);
+		if (ncosts != replay->n)
+			ereport(ERROR,
+					(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					 errmsg("arrivals and costs must have the same number of elements"),
+					 errdetail("There are %d arrivals and %d costs.",
+							   replay->n, ncosts)));
+	}
+	replay->arena.arena.take = private_take;
+	replay->arena.arena.give = private_give;
+	replay->arena.arena.slabs = replay->arena.slabs;
+	replay->arena.context = CurrentMemoryContext;
+	flr_state_init(&replay->state);
+	replay->last = PG_INT64_MIN;
+}
+
+/*
+ * Replay arrival number i, which is spent if it is granted.  Returns the first
+ * instant at which it is granted: its own time if it is now.
+ */
+static int64
+replay_one(Replay *replay, int i, TimestampTz *at, int64 *cost)
+{
+	FlrArena   *arena = &replay->arena.arena;
+	int64		slot;
+	FlrDebt		debt;
+
+	CHECK_FOR_INTERRUPTS();
+	*at = DatumGetTimestampTz(replay->arrivals[i]);
+	*cost = replay->costs ? DatumGetInt64(replay->costs[i]) : 1;
+	if (TIMESTAMP_NOT_FINITE(*at))
+		invalid("arrivals must be finite");
+	if (*at < replay->last)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("arrivals must be sorted"),
+				 errdetail("Arrival %d is before arrival %d.", i + 1, i)));
+	if (*cost < 1)
+		invalid("costs must be at least 1");
+	replay->last = *at;
+
+	flr_advance(arena, &replay->rule, &replay->state, *at);
+	slot = flr_slot(arena, &replay->rule, &replay->state, *at, *cost);
+	if (slot == *at &&
+		!flr_spend(arena, &replay->rule, &replay->state, *at, *at, *cost,
+				   false, &debt))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory for simulated requests")));
+	return slot;
+}
+
 PG_FUNCTION_INFO_V1(fl_rate_simulate);
 
 /*
@@ -169,73 +250,24 @@ PG_FUNCTION_INFO_V1(fl_rate_simulate);
 Datum
 fl_rate_simulate(PG_FUNCTION_ARGS)
 {
-	PrivateArena arena = {.arena = {.take = private_take,.give = private_give}};
-	FlrCalendarArg calendar;
-	FlrRule		rule;
-	FlrState	state;
-	Datum	   *arrivals;
-	Datum	   *costs = NULL;
-	int			n;
-	int			ncosts;
-	int64		last = PG_INT64_MIN;
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Replay		replay;
 
-	read_rule(fcinfo, &rule, &calendar);
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("arrivals must not be null")));
-	arrivals = read_array(fcinfo, 2, "arrivals", TIMESTAMPTZOID, &n);
-	if (!PG_ARGISNULL(3))
-	{
-		costs = read_array(fcinfo, 3, "costs", INT8OID, &ncosts);
-		if (ncosts != n)
-			ereport(ERROR,
-					(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					 errmsg("arrivals and costs must have the same number of elements"),
-					 errdetail("There are %d arrivals and %d costs.",
-							   n, ncosts)));
-	}
+	replay_begin(fcinfo, &replay);
 	InitMaterializedSRF(fcinfo, 0);
-	arena.arena.slabs = arena.slabs;
-	arena.context = CurrentMemoryContext;
-	flr_state_init(&state);
-
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < replay.n; i++)
 	{
-		ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-		TimestampTz at = DatumGetTimestampTz(arrivals[i]);
-		int64		cost = costs ? DatumGetInt64(costs[i]) : 1;
-		int64		slot;
-		bool		allowed;
+		TimestampTz at;
+		int64		cost;
+		int64		slot = replay_one(&replay, i, &at, &cost);
 		Datum		values[5];
 		bool		nulls[5] = {0};
-		FlrDebt		debt;
 
-		CHECK_FOR_INTERRUPTS();
-		if (TIMESTAMP_NOT_FINITE(at))
-			invalid("arrivals must be finite");
-		if (at < last)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("arrivals must be sorted"),
-					 errdetail("Arrival %d is before arrival %d.", i + 1, i)));
-		if (cost < 1)
-			invalid("costs must be at least 1");
-		last = at;
-
-		flr_advance(&arena.arena, &rule, &state, at);
-		slot = flr_slot(&arena.arena, &rule, &state, at, cost);
-		allowed = slot == at;
-		if (allowed &&
-			!flr_spend(&arena.arena, &rule, &state, at, at, cost, false,
-					   &debt))
-			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory for simulated requests")));
 		values[0] = TimestampTzGetDatum(at);
 		values[1] = Int64GetDatum(cost);
-		values[2] = BoolGetDatum(allowed);
-		values[3] = Int64GetDatum(flr_available(&arena.arena, &rule, &state,
+		values[2] = BoolGetDatum(slot == at);
+		values[3] = Int64GetDatum(flr_available(&replay.arena.arena,
+												&replay.rule, &replay.state,
 												at));
 		nulls[4] = slot == FLR_NEVER || !IS_VALID_TIMESTAMP(slot);
 		values[4] = TimestampTzGetDatum(slot);
@@ -243,4 +275,52 @@ fl_rate_simulate(PG_FUNCTION_ARGS)
 							 nulls);
 	}
 	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(fl_rate_backtest);
+
+/*
+ * fl_rate_backtest(max_requests, period, arrivals, costs, algorithm, burst):
+ * what fl_rate_simulate() says, in one row.  longest_wait is that of the
+ * refused requests which would be granted some time.
+ */
+Datum
+fl_rate_backtest(PG_FUNCTION_ARGS)
+{
+	Replay		replay;
+	TupleDesc	desc;
+	int64		granted = 0;
+	TimestampTz first_refused = 0;
+	Interval	longest = {0};
+	Datum		values[5];
+	bool		nulls[5] = {0};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	replay_begin(fcinfo, &replay);
+	for (int i = 0; i < replay.n; i++)
+	{
+		TimestampTz at;
+		int64		cost;
+		int64		slot = replay_one(&replay, i, &at, &cost);
+
+		if (slot == at)
+		{
+			granted++;
+			continue;
+		}
+		if (granted == i)
+			first_refused = at;
+		if (slot != FLR_NEVER)
+			longest.time = Max(longest.time, slot - at);
+	}
+	values[0] = Int64GetDatum(replay.n);
+	values[1] = Int64GetDatum(granted);
+	values[2] = Int64GetDatum(replay.n - granted);
+	values[3] = TimestampTzGetDatum(first_refused);
+	nulls[3] = granted == replay.n;
+	values[4] = IntervalPGetDatum(&longest);
+	nulls[4] = longest.time == 0;
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values,
+											 nulls));
 }

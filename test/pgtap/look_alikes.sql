@@ -116,7 +116,7 @@ INSERT INTO things (statement) VALUES
     -- verdicts
     ($$SELECT public.fl_rate_raise('(t,ok,5,,,,,,,,,,)')$$), ($$SELECT public.fl_rate_raise('(f,refused,5,,,,,,,h,1,10,)')$$), ($$SELECT public.fl_rate_body('(f,refused,0,,2020-01-01 00:00:00+00,,,,,h,1,10,)')$$),
     ($$SELECT public.fl_rate_headers('(f,refused,0,,"2020-01-01 00:00:00+00","2020-01-01 00:00:00+00",,,,h,1,10,1 s)')$$), ($$SELECT public.fl_rate_json('(f,refused,0,1 s,"2020-01-01 00:00:00+00",,u,k,a,h,1,10,1 s)')$$),
-    ($$SELECT pg_catalog.json_agg(s.allowed) FROM public.fl_rate_simulate(1, '1 s', '{2020-01-01 00:00:00+00,2020-01-01 00:00:00.5+00,2020-01-01 00:00:01+00}', '{1,1,1}', 'sliding_window') AS s$$),
+    ($$SELECT pg_catalog.json_agg(s.allowed) FROM public.fl_rate_simulate(1, '1 s', '{2020-01-01 00:00:00+00,2020-01-01 00:00:00.5+00,2020-01-01 00:00:01+00}', '{1,1,1}', 'sliding_window') AS s$$), ($$SELECT b.refused FROM public.fl_rate_backtest(1, '1 s', '{2020-01-01 00:00:00+00,2020-01-01 00:00:00.5+00}') AS b$$),
     -- looking
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT e.name, e.applies, e.why, e.used FROM public.fl_rate_explain('user', 'special', 'hostile') AS e ORDER BY e.max_requests) AS q$$),
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, scope, key, api, used, granted FROM public.fl_rate_counters ORDER BY name, scope, key) AS q$$),

@@ -1,7 +1,7 @@
 -- fl_rate_simulate: the algorithms, to the microsecond, with times that are given
 
 BEGIN;
-SELECT plan(21);
+SELECT plan(30);
 
 CREATE FUNCTION pg_temp.at(VARIADIC seconds numeric[]) RETURNS timestamptz[]
 LANGUAGE sql AS $$ SELECT array_agg('2026-01-01 00:00+00'::timestamptz + s * interval '1 s' ORDER BY o)
@@ -68,6 +68,21 @@ SELECT throws_ok($$ SELECT * FROM fl_rate_simulate(1, '1 s', ARRAY['2026-01-02',
                  'arrivals must be sorted');
 SELECT throws_ok($$ SELECT * FROM fl_rate_simulate(1, '1 s', NULL) $$, '22004', NULL, 'and given');
 SELECT is((SELECT count(*) FROM fl_rate_counters WHERE name = 'simulate'), 0::bigint, 'nothing is spent anywhere');
+
+-- The same in one row
+SELECT is(fl_rate_backtest(2, '10 s', ARRAY['2026-01-01 00:00:00Z', '2026-01-01 00:00:04Z', '2026-01-01 00:00:05Z', '2026-01-01 00:00:09Z', '2026-01-01 00:00:10Z']::timestamptz[])::text,
+          ROW(5, 3, 2, timestamptz '2026-01-01 00:00:05Z', interval '5 s')::text, 'fl_rate_backtest: arrivals, granted, refused, the first refusal, the longest wait');
+SELECT results_eq(format('SELECT arrivals, granted, refused, first_refused_at, longest_wait FROM fl_rate_backtest(7, %L, %L, %L, %L)', '3 s', a.times, a.costs, algorithm),
+                  format('SELECT count(*), count(*) FILTER (WHERE allowed), count(*) FILTER (WHERE NOT allowed), min(at) FILTER (WHERE NOT allowed), justify_interval(max(next_valid_at - at) FILTER (WHERE NOT allowed)) FROM fl_rate_simulate(7, %L, %L, %L, %L)', '3 s', a.times, a.costs, algorithm),
+                  'what it says of a thousand requests is what fl_rate_simulate() says: ' || algorithm)
+FROM unnest('{sliding_window,token_bucket,fixed_window}'::text[]) AS algorithm,
+     (SELECT array_agg(timestamptz '2026-01-01 00:00:00Z' + i * i % 97 * interval '1 ms' + i * interval '0.3 s' ORDER BY i * i % 97 * interval '1 ms' + i * interval '0.3 s') AS times,
+             array_agg(1 + i % 5::bigint) AS costs FROM generate_series(1, 1000) AS i) AS a;
+SELECT is(fl_rate_backtest(1, '1 s', '{}')::text, '(0,0,0,,)', 'no requests');
+SELECT is(fl_rate_backtest(0, '1 s', '{2026-01-01 00:00:00Z}')::text, ROW(1, 0, 1, timestamptz '2026-01-01 00:00:00Z', NULL::interval)::text, 'what can never be granted waits for nothing');
+SELECT is((fl_rate_backtest(5, '1 s', '{2026-01-01 00:00:00Z}')).first_refused_at, NULL::timestamptz, 'no refusal, no date');
+SELECT throws_ok($$ SELECT fl_rate_backtest(1, '1 s', ARRAY['2026-01-02', '2026-01-01']::timestamptz[]) $$, '22023', 'arrivals must be sorted', 'it wants what fl_rate_simulate() wants');
+SELECT throws_ok($$ SELECT fl_rate_backtest(1, '1 s', NULL) $$, '22004', 'arrivals must not be null', 'and is not STRICT');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -246,12 +246,12 @@ WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
   AND classid <> 'pg_type'::regclass
 ORDER BY 1
 SQL
-my $upgraded = $new->safe_psql('again', $members);
+my $after_upgrade = $new->safe_psql('again', $members);
 $new->safe_psql('again', 'DROP EXTENSION fliplet_ratelimit');
 is( $new->safe_psql('again', q{SELECT count(*) FROM pg_class WHERE relname LIKE 'fl\_rate\_%'}),
 	'0', 'DROP EXTENSION leaves nothing');
 $new->safe_psql('again', 'CREATE EXTENSION fliplet_ratelimit');
-is($new->safe_psql('again', $members), $upgraded, 'it had the objects of one that is made there');
+is($new->safe_psql('again', $members), $after_upgrade, 'it had the objects of one that is made there');
 isnt($new->safe_psql('again', 'SELECT secret FROM fl_rate_secret'),
 	$before{again}{'the secret'}, 'which has a secret of its own');
 is($new->safe_psql('again', q{SELECT fl_rate_check('user', '1', 'ai')}), '9', 'and works');
