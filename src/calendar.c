@@ -167,7 +167,8 @@ flr_calendar(const FlrRule *rule, int64 t, int64 *start, int64 *end)
 int64
 flr_interval_usecs(const Interval *interval)
 {
-	int128		usecs = interval->month / MONTHS_PER_YEAR * HOURS_PER_YEAR;
+	int128		usecs = (int128) (interval->month / MONTHS_PER_YEAR) *
+	HOURS_PER_YEAR;
 
 	usecs = (usecs * USECS_PER_HOUR) +
 		(int128) (interval->month % MONTHS_PER_YEAR) * DAYS_PER_MONTH *
