@@ -84,10 +84,17 @@ flr_stats_find(Oid relation, uint64 name_hash)
 	return block;
 }
 
-/* Call a function for all statistics of this database, with stats_lock held. */
+/*
+ * Call a function, with stats_lock held, for the statistics of this database:
+ * all of them, or those in the chain of one name's hash.
+ */
 void
-flr_stats_walk(void (*visit) (FlrStats *stats, void *arg), void *arg)
+flr_stats_walk(const uint64 *name_hash,
+			   void (*visit) (FlrStats *stats, void *arg), void *arg)
 {
+	int			first = name_hash != NULL ? *name_hash % FLR_STATS_HEADS : 0;
+	int			end = name_hash != NULL ? first + 1 : FLR_STATS_HEADS;
+
 	for (;;)
 	{
 		if (!flr_store_map())
@@ -99,7 +106,7 @@ flr_stats_walk(void (*visit) (FlrStats *stats, void *arg), void *arg)
 			break;
 		LWLockRelease(&flr_store->stats_lock);
 	}
-	for (int i = 0; i < FLR_STATS_HEADS; i++)
+	for (int i = first; i < end; i++)
 		for (FlrBlockId block = flr_store->stats[i]; block != 0;
 			 block = flr_stats(block)->next)
 			if (flr_stats(block)->database == MyDatabaseId)

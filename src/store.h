@@ -529,7 +529,8 @@ flr_stats_count(const FlrStats *stats, pg_atomic_uint64 *counter)
 		pg_atomic_fetch_add_u64(counter, 1);
 }
 
-extern void flr_stats_walk(void (*visit) (FlrStats *stats, void *arg),
+extern void flr_stats_walk(const uint64 *name_hash,
+						   void (*visit) (FlrStats *stats, void *arg),
 						   void *arg);
 extern FlrBlockId flr_stats_find(Oid relation, uint64 name_hash);
 extern FlrHome *flr_home_find(Oid relation);

@@ -546,7 +546,7 @@ sum_stats(FunctionCallInfo fcinfo, const FlrText *name, bool ever,
 	if (name != NULL)
 		sum->name_hash = flr_limits_name_hash(*name);
 	sum->since = PG_INT64_MAX;
-	flr_stats_walk(add_stats, sum);
+	flr_stats_walk(name != NULL ? &sum->name_hash : NULL, add_stats, sum);
 	return BlessTupleDesc(desc);
 }
 
@@ -627,7 +627,7 @@ fl_rate_stats_reset(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	flr_counters_attach();
-	flr_stats_walk(reset_stats, NULL);
+	flr_stats_walk(NULL, reset_stats, NULL);
 	PG_RETURN_VOID();
 }
 

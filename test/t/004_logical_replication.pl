@@ -131,7 +131,12 @@ $b->safe_psql('postgres', 'DELETE FROM fl_rate_limit WHERE limit_id > 0');
 $a->safe_psql('postgres', <<'SQL');
 DROP PUBLICATION definitions;
 CREATE PUBLICATION everything FOR ALL TABLES;
+SELECT fl_rate_try('user', 'kept', 'small', 9) FROM generate_series(1, 2);
+SELECT fl_rate_maintain();
 SQL
+my $kept = q{SELECT (SELECT count(*) FROM fl_rate_saved) || ' ' || (SELECT count(*) FROM fl_rate_history) || ' '
+	|| (SELECT count(*) FROM fl_rate_history_top) || ' ' || (SELECT count(*) FROM fl_rate_rolled WHERE granted + refused > 0)};
+like($a->safe_psql('postgres', $kept), qr/^[1-9]\d* [1-9]\d* [1-9]\d* [1-9]\d*$/, 'maintenance writes tables that are published');
 $b->safe_psql('postgres',
 	"CREATE SUBSCRIPTION all_of_a CONNECTION '$connstr' PUBLICATION everything");
 $b->wait_for_subscription_sync($a, 'all_of_a');
@@ -139,14 +144,20 @@ granted_ok($b_open, $max, 8, 'FOR ALL TABLES copies the definitions');
 is($b->safe_psql('postgres', $shipped), $expected, 'and not the shipped ones');
 is($b->safe_psql('postgres', 'SELECT * FROM fl_rate_secret'),
 	$secret, 'nor the secret');
+is($b->safe_psql('postgres', $kept), '0 0 0 0', 'nor what was saved, or what happened there');
 $a->safe_psql('postgres', <<'SQL');
 INSERT INTO fl_rate_secret SELECT sha256('another');
 SELECT fl_rate_define('small', 'user', 'small', 9, '1 h');
+SELECT fl_rate_try('user', 'kept', 'small');
+SELECT fl_rate_maintain();
 SQL
 $a->wait_for_catchup('all_of_a');
 granted_ok($b_open, $max, 9, 'later changes arrive');
 is($b->safe_psql('postgres', 'SELECT * FROM fl_rate_secret'),
 	$secret, 'those of the secret do not');
+is($b->safe_psql('postgres', $kept), '0 0 0 0', 'nor those of what was saved');
+$b->safe_psql('postgres', q{SELECT fl_rate_check('user', 'own', 'small')});
+is($b->safe_psql('postgres', 'SELECT fl_rate_maintain()'), 1, 'the other server maintains its own');
 
 $_->quit foreach ($open, $b_open);
 $b->stop;
