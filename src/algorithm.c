@@ -213,8 +213,10 @@ bucket_level_at(const FlrRule *rule, const FlrState *state, int64 t)
 {
 	int128		level = bucket_level(state, rule->period);
 
+	/* the distance may be more than 2^63, the product is less than 2^127 */
 	if (level > 0 && t > state->base)
-		level -= (int128) (t - state->base) * rule->max_requests;
+		level -= (int128) ((uint64) t - (uint64) state->base) *
+			rule->max_requests;
 	return level > 0 ? level : 0;
 }
 
