@@ -50,7 +50,7 @@ $$;
 
 SELECT set_eq('SELECT DISTINCT classid::regclass::text FROM member', ARRAY['pg_proc', 'pg_class', 'pg_type'],
               'the extension is made of kinds of objects that are tested here');
-SELECT set_eq($$ SELECT objid::regtype::text FROM member WHERE classid = 'pg_type'::regclass $$, ARRAY['fl_rate_verdict', 'fl_rate_backtest_summary'],
+SELECT set_eq($$ SELECT objid::regtype::text FROM member JOIN pg_type AS t ON t.oid = objid JOIN pg_class AS c ON c.oid = t.typrelid AND c.relkind = 'c' WHERE classid = 'pg_type'::regclass $$, ARRAY['fl_rate_verdict', 'fl_rate_backtest_summary'],
               'its types are records, which anybody may write down');
 SELECT set_eq($$ SELECT DISTINCT c.relkind::text FROM member JOIN pg_class AS c ON c.oid = objid WHERE classid = 'pg_class'::regclass $$,
               ARRAY['r', 'v', 'S'], 'it has tables, views and sequences');

@@ -60,8 +60,8 @@ SELECT is((SELECT array_agg(DISTINCT state) FROM called WHERE call = 'fl_rate_ra
 SELECT cmp_ok((SELECT count(*) FROM called WHERE state IN ('PT429', 'PGRST')), '>', 1000::bigint, 'many were refusals');
 
 -- JSON
-CREATE FUNCTION pg_temp.members(json text) RETURNS text[] LANGUAGE sql AS $$
-    SELECT array_agg(k ORDER BY k COLLATE "C") FROM jsonb_object_keys(json::jsonb) AS k
+CREATE FUNCTION pg_temp.members(document text) RETURNS text[] LANGUAGE sql AS $$
+    SELECT array_agg(k ORDER BY k COLLATE "C") FROM jsonb_object_keys(document::jsonb) AS k
 $$;
 SELECT is((SELECT answer FROM called WHERE call = 'fl_rate_json' AND state = '00000' AND cardinality(pg_temp.members(answer)) <> 14 LIMIT 1), NULL,
           'fl_rate_json always has its 14 members');

@@ -38,15 +38,23 @@ CREATE FUNCTION many(n int, api text, prefix text) RETURNS text LANGUAGE sql AS 
 $$;
 
 -- Take all memory that there is with fresh keys; returns how many there were.
+-- One that finds no room does not say that there is none: it may need a page of
+-- the index where the next one does not.
 CREATE FUNCTION fill(api text, prefix text, cost int DEFAULT 1, refund int DEFAULT 0) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
-	reason text;
+	granted int := 0;
+	missed  int := 0;
 BEGIN
 	FOR i IN 1 .. 1000000 LOOP
-		reason := (fl_rate_try('app', prefix || i, api, cost)).reason;
-		IF reason = 'store_full' THEN
-			RETURN i - 1;
+		IF (fl_rate_try('app', prefix || i, api, cost)).reason = 'store_full' THEN
+			missed := missed + 1;
+			IF missed = 20 THEN
+				RETURN granted;
+			END IF;
+			CONTINUE;
 		END IF;
+		granted := granted + 1;
+		missed := 0;
 		IF refund > 0 THEN
 			PERFORM fl_rate_refund('app', prefix || i, api, refund);
 		END IF;
