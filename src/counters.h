@@ -147,6 +147,9 @@ extern int64 flr_counters_age(FlrHash subject,
 							  const FlrCandidate *candidates, int n,
 							  int64 by);
 extern int64 flr_counters_forget(FlrHash subject);
+extern int64 flr_counters_remove(bool (*doomed) (const FlrEntry *entry,
+												 const void *arg),
+								 const void *arg);
 extern int64 flr_counters_reset_all(void);
 extern void flr_counters_look(const FlrLimit *limit, FlrHash subject,
 							  FlrLook *look);

@@ -125,6 +125,20 @@ set_tag(LOCKTAG * tag, Oid relation, KeepLock lock)
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, relation, lock, 429);
 }
 
+/*
+ * Raise an error in a session that poses as a replica: the triggers of the
+ * tables beside the counters would drop what it writes.
+ */
+void
+flr_keep_check_role(const char *what)
+{
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot %s while \"session_replication_role\" is \"replica\"",
+						what)));
+}
+
 /* Have no other transaction save, or forget, until this one has ended. */
 void
 flr_keep_lock(Oid relation)
@@ -176,8 +190,8 @@ init_known(KnownLimits *known)
 }
 
 /*
- * The limit of an identity, preferably one at hand, else the row of that
- * number, if it has that identity; else NULL.
+ * The row of that number, if it has that identity and limits anything; else any
+ * variant that does; else NULL.
  */
 static FlrLimit *
 learn_limit(KnownLimits *known, uint64 identity, int32 limit_id)
@@ -800,10 +814,7 @@ fl_rate_unsaved(PG_FUNCTION_ARGS)
 	SaveTarget	target = {0};
 	MemoryContext row_context;
 
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot save counters while \"session_replication_role\" is \"replica\"")));
+	flr_keep_check_role("save counters");
 	InitMaterializedSRF(fcinfo, 0);
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	target.relation = flr_limits_relation();

@@ -19,6 +19,7 @@
 #pragma GCC visibility push(hidden)
 
 extern void flr_keep_init(void);
+extern void flr_keep_check_role(const char *what);
 extern void flr_keep_lock(Oid relation);
 extern Datum flr_subject_datum(FlrHash subject);
 

@@ -82,20 +82,6 @@ qualified_name(const char *table)
 }
 
 /*
- * Raise an error in a session that poses as a replica: the triggers of these
- * tables would drop what it writes.
- */
-static void
-check_not_replica(const char *function)
-{
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot execute %s while \"session_replication_role\" is \"replica\"",
-						function)));
-}
-
-/*
  * Delete rows from a table of the extension, with the rights of its owner.
  * where is a condition on $1, of the given type; empty: all rows.
  */
@@ -276,7 +262,7 @@ fl_rate_forget(PG_FUNCTION_ARGS)
 
 	/* so that nobody is about to save what this erases */
 	PreventCommandIfReadOnly("fl_rate_forget()");
-	check_not_replica("fl_rate_forget()");
+	flr_keep_check_role("execute fl_rate_forget()");
 	flr_keep_lock(flr_limits_relation());
 	count = flr_counters_forget(subject);
 	delete_subject("fl_rate_saved", subject);
@@ -298,7 +284,7 @@ fl_rate_reset_all(PG_FUNCTION_ARGS)
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	if (!can_write())
 		PG_RETURN_INT64(flr_counters_reset_all());
-	check_not_replica("fl_rate_reset_all()");
+	flr_keep_check_role("execute fl_rate_reset_all()");
 	flr_keep_lock(flr_limits_relation());
 	count = flr_counters_reset_all();
 	delete_rows("fl_rate_saved", "", InvalidOid, (Datum) 0);
@@ -367,7 +353,6 @@ sweep_orphans(void)
 {
 	Walk		walk = {.relation = flr_limits_relation()};
 	int			gone = 0;
-	int64		count = 0;
 
 	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
 	{
@@ -383,13 +368,7 @@ sweep_orphans(void)
 	if (gone == 0 && !walk.orphans)
 		return 0;
 	flr_homes_free(walk.databases, gone);
-	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
-	{
-		count += flr_entries_remove(flr_counters_lock(stripe), is_orphan, &walk);
-		flr_stripe_unlock(stripe);
-		CHECK_FOR_INTERRUPTS();
-	}
-	return count;
+	return flr_counters_remove(is_orphan, &walk);
 }
 
 PG_FUNCTION_INFO_V1(fl_rate_sweep);

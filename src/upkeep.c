@@ -208,20 +208,29 @@ flr_counters_forget(FlrHash subject)
 	return count;
 }
 
+/* Remove counters from all stripes, one after the other.  Returns how many. */
+int64
+flr_counters_remove(bool (*doomed) (const FlrEntry *entry, const void *arg),
+					const void *arg)
+{
+	int64		count = 0;
+
+	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
+	{
+		count += flr_entries_remove(flr_counters_lock(stripe), doomed, arg);
+		flr_stripe_unlock(stripe);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return count;
+}
+
 /* Remove every counter of this database.  Returns how many there were. */
 int64
 flr_counters_reset_all(void)
 {
 	FlrEntryId	id = {.database = MyDatabaseId};
-	int64		count = 0;
 
-	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
-	{
-		count += flr_entries_remove(flr_counters_lock(stripe), is_ours, &id);
-		flr_stripe_unlock(stripe);
-		CHECK_FOR_INTERRUPTS();
-	}
-	return count;
+	return flr_counters_remove(is_ours, &id);
 }
 
 /* The bytes of shared memory that an entry occupies. */

@@ -550,6 +550,17 @@ sum_stats(FunctionCallInfo fcinfo, const FlrText *name, bool ever,
 	return BlessTupleDesc(desc);
 }
 
+/* Set the first five columns to what was counted. */
+static void
+set_sums(Datum *values, const StatsSum *sum)
+{
+	values[0] = Int64GetDatum(sum->granted);
+	values[1] = Int64GetDatum(sum->refused);
+	values[2] = Int64GetDatum(sum->delayed);
+	values[3] = Int64GetDatum(sum->shadow_refused);
+	values[4] = Int64GetDatum(Max(sum->keys, 0));
+}
+
 PG_FUNCTION_INFO_V1(fl_rate_stats_of);
 
 /* fl_rate_stats_of(name): the statistics of one limit's name, one row. */
@@ -562,11 +573,7 @@ fl_rate_stats_of(PG_FUNCTION_ARGS)
 	Datum		values[8] = {0};
 	bool		nulls[8] = {0};
 
-	values[0] = Int64GetDatum(sum.granted);
-	values[1] = Int64GetDatum(sum.refused);
-	values[2] = Int64GetDatum(sum.delayed);
-	values[3] = Int64GetDatum(sum.shadow_refused);
-	values[4] = Int64GetDatum(Max(sum.keys, 0));
+	set_sums(values, &sum);
 	set_date(values, nulls, 5, sum.last_checked ?
 			 flr_counters_date(sum.last_checked) : 0);
 	set_date(values, nulls, 6, sum.last_refused ?
@@ -592,11 +599,7 @@ fl_rate_totals_of(PG_FUNCTION_ARGS)
 	Datum		values[6] = {0};
 	bool		nulls[6] = {0};
 
-	values[0] = Int64GetDatum(sum.granted);
-	values[1] = Int64GetDatum(sum.refused);
-	values[2] = Int64GetDatum(sum.delayed);
-	values[3] = Int64GetDatum(sum.shadow_refused);
-	values[4] = Int64GetDatum(Max(sum.keys, 0));
+	set_sums(values, &sum);
 	values[5] = TimestampTzGetDatum(flr_store->since);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
