@@ -307,7 +307,7 @@ grow_step(void)
 	FlrStore   *store = flr_store;
 	size_t		limit = (size_t) flr_max_memory * 1024;
 	size_t		largest = Min(Max(limit / 64, USUAL_SLAB), MAX_SLAB);
-	size_t		size = Min(Max(store->committed / 32, USUAL_SLAB), largest);
+	size_t		size = Min(Max(store->committed / 48, USUAL_SLAB), largest);
 	bool		done = true;
 	uint32		n;
 
