@@ -20,6 +20,8 @@ CREATE FUNCTION bench_table(scope text, key text, api text, cost bigint DEFAULT 
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_table';
 CREATE FUNCTION bench_empty_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
     RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_empty_batch';
+CREATE FUNCTION bench_table_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
+    RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_table_batch';
 CREATE FUNCTION bench_trigger() RETURNS trigger LANGUAGE c AS :'library', 'bench_trigger';
 CREATE FUNCTION bench_latency(function regprocedure, api text, calls integer)
     RETURNS float8[] LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_latency';
@@ -152,7 +154,7 @@ CREATE UNLOGGED TABLE bench_batches AS
 VACUUM (ANALYZE) bench_batches;
 
 -- One call a batch: with its requests; with those of the first batch; with
--- none; or of a function that only answers.
+-- none; or of functions that only answer, or only look up and answer.
 CREATE FUNCTION bench_batch_calls(what text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -170,6 +172,8 @@ BEGIN
             PERFORM count(v.allowed) FROM fl_rate_try_batch('{}', '{}', '{}') AS v;
         WHEN 'empty' THEN
             PERFORM count(v.allowed) FROM bench_empty_batch(b.scopes, b.keys, b.apis) AS v;
+        WHEN 'table' THEN
+            PERFORM count(v.allowed) FROM bench_table_batch(b.scopes, b.keys, b.apis) AS v;
         END CASE;
     END LOOP;
 END
