@@ -1,8 +1,8 @@
 # fliplet_ratelimit: exact API rate limits, enforced inside the database
 
-EXTENSION = fliplet_ratelimit
+EXTENSION = fliplet_ratelimit fliplet_ratelimit_router
 MODULE_big = fliplet_ratelimit
-DATA = src/fliplet_ratelimit--1.0.sql
+DATA = src/fliplet_ratelimit--1.0.sql src/fliplet_ratelimit_router--1.0.sql
 OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 
 REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))

@@ -22,6 +22,7 @@
 
 #include "check.h"
 #include "request.h"
+#include "slots.h"
 
 /* fl_rate_wait() looks at the clock at least this often. */
 #define LONGEST_NAP_MS	3600000
@@ -48,6 +49,7 @@ judge(FlrRequest *request, Oid function, FlrMode mode, int64 max_wait,
 		kill_switch(outcome);
 		return;
 	}
+	flr_check_owner(request->pairs, request->npairs);
 	flr_find_limits(request, function);
 	flr_counters_request(request, mode, max_wait, outcome, reservation);
 }
@@ -116,6 +118,7 @@ refund(FunctionCallInfo fcinfo, FlrSignature signature)
 	flr_read_request(fcinfo, signature, &request, buffer);
 	if (!flr_enabled)
 		PG_RETURN_NULL();
+	flr_check_owner(request.pairs, request.npairs);
 	flr_find_limits(&request, fcinfo->flinfo->fn_oid);
 	if (!flr_counters_refund(&request, &remaining))
 		PG_RETURN_NULL();
@@ -212,78 +215,6 @@ REQUEST_FUNCTION(fl_rate_wait_bigint, wait_for_slot(fcinfo, FLR_BIGINT_KEY));
  * ------------------------------------------------------------------------
  */
 
-/* An array argument of fl_rate_try_batch(), taken apart. */
-typedef struct BatchArray
-{
-	int			n;
-	Datum	   *elements;		/* NULL: the argument is NULL */
-	bool	   *nulls;
-} BatchArray;
-
-/* Take an array argument apart; it must be one-dimensional. */
-static void
-batch_arg(FunctionCallInfo fcinfo, int number, const char *name,
-		  Oid type, bool may_be_null, BatchArray *result)
-{
-	ArrayType  *array;
-
-	memset(result, 0, sizeof(BatchArray));
-	if (PG_ARGISNULL(number))
-	{
-		if (may_be_null)
-			return;
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	}
-	array = PG_GETARG_ARRAYTYPE_P(number);
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("%s must be a one-dimensional array", name)));
-	if (type == TEXTOID)
-		deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
-						  &result->elements, &result->nulls, &result->n);
-	else
-		deconstruct_array(array, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
-						  TYPALIGN_DOUBLE,
-						  &result->elements, &result->nulls, &result->n);
-}
-
-/* Raise an error unless two arrays are equally long. */
-static void
-same_length(const BatchArray *a, const BatchArray *b, const char *name)
-{
-	if (b->elements != NULL && a->n != b->n)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("scopes and %s must have the same number of elements",
-						name),
-				 errdetail("There are %d scopes and %d %s.",
-						   a->n, b->n, name)));
-}
-
-/* Text number i of an array that must not contain NULL. */
-static FlrText
-batch_text(const BatchArray *array, int i, const char *name)
-{
-	if (array->nulls[i])
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not contain nulls", name)));
-	return flr_text_of(array->elements[i]);
-}
-
-/* The arrays of a batch. */
-typedef struct Batch
-{
-	BatchArray	scopes;
-	BatchArray	keys;
-	BatchArray	apis;
-	BatchArray	costs;
-	BatchArray	plans;
-} Batch;
-
 /* So many requests of a batch are prepared together. */
 #define BATCH_CHUNK		128
 
@@ -293,38 +224,15 @@ typedef struct Batch
 
 /* Read request number i of a batch and find its limits, or raise. */
 static void
-read_item(const Batch *batch, int i, FlrRequest *item)
+read_item(const FlrBatch *batch, int i, FlrRequest *item)
 {
-	FlrPair    *pair = &item->pairs[0];
-
-	item->npairs = 1;
-	pair->scope = batch_text(&batch->scopes, i, "scopes");
-	pair->key = batch_text(&batch->keys, i, "keys");
-	flr_check_key(pair->key);
-	item->api = batch_text(&batch->apis, i, "apis");
-	item->cost = 1;
-	if (batch->costs.elements != NULL)
-	{
-		if (batch->costs.nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("costs must not contain nulls")));
-		item->cost = DatumGetInt64(batch->costs.elements[i]);
-		if (item->cost < 1)
-			flr_bad_cost();
-	}
-	item->plan.data = NULL;
-	item->plan.size = 0;
-	if (batch->plans.elements != NULL && !batch->plans.nulls[i])
-	{
-		item->plan = batch_text(&batch->plans, i, "plans");
-		if (item->plan.size == 0)
-			flr_empty_argument("plan");
-	}
+	flr_batch_item(batch, i, item);
 	item->set.n = 0;
 	item->set.unlimited = NULL;
-	if (flr_enabled)
-		flr_limits_find(pair, &item->api, &item->plan, 0, &item->set);
+	if (!flr_enabled)
+		return;
+	flr_check_owner(item->pairs, 1);
+	flr_limits_find(item->pairs, &item->api, &item->plan, 0, &item->set);
 }
 
 /* Request number i of a chunk. */
@@ -336,7 +244,7 @@ chunk_item(char *items, int i)
 
 /* Read the requests of a chunk, from number first on. */
 static void
-read_chunk(const Batch *batch, Oid function, int first, int n, char *items)
+read_chunk(const FlrBatch *batch, Oid function, int first, int n, char *items)
 {
 	flr_limits_begin(function);
 	for (int i = 0; i < n; i++)
@@ -356,21 +264,13 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid			function = fcinfo->flinfo->fn_oid;
-	Batch		batch;
+	FlrBatch	batch;
 	char	   *items = palloc(BATCH_CHUNK * ITEM_SIZE);
 	MemoryContext chunk_context;
 	MemoryContext old;
 	int			total;
 
-	batch_arg(fcinfo, 0, "scopes", TEXTOID, false, &batch.scopes);
-	batch_arg(fcinfo, 1, "keys", TEXTOID, false, &batch.keys);
-	batch_arg(fcinfo, 2, "apis", TEXTOID, false, &batch.apis);
-	batch_arg(fcinfo, 3, "costs", INT8OID, true, &batch.costs);
-	batch_arg(fcinfo, 4, "plans", TEXTOID, true, &batch.plans);
-	same_length(&batch.scopes, &batch.keys, "keys");
-	same_length(&batch.scopes, &batch.apis, "apis");
-	same_length(&batch.scopes, &batch.costs, "costs");
-	same_length(&batch.scopes, &batch.plans, "plans");
+	flr_read_batch(fcinfo, &batch);
 	InitMaterializedSRF(fcinfo, 0);
 	total = batch.scopes.n;
 

@@ -28,6 +28,8 @@
 #include "varatt.h"
 #endif
 
+#include "utils/guc.h"
+
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
 #include "storage/proc.h"
@@ -82,6 +84,30 @@ flr_interval_is_finite(const Interval *interval)
 #else
 	(void) interval;
 	return true;
+#endif
+}
+
+/*
+ * Memory for what a check hook hands to its assign hook.  The server frees it,
+ * in its own way since 16.
+ */
+static inline void *
+flr_guc_malloc(size_t size)
+{
+#if PG_VERSION_NUM >= 160000
+	return guc_malloc(LOG, size);
+#else
+	return malloc(size);
+#endif
+}
+
+static inline void
+flr_guc_free(void *memory)
+{
+#if PG_VERSION_NUM >= 160000
+	guc_free(memory);
+#else
+	free(memory);
 #endif
 }
 

@@ -53,7 +53,8 @@ typedef enum FlrReason
 	FLR_REASON_TOO_LARGE,
 	FLR_REASON_BLOCKED,
 	FLR_REASON_STORE_FULL,
-	FLR_REASON_OFF
+	FLR_REASON_OFF,
+	FLR_REASON_UNAVAILABLE		/* nobody could judge */
 } FlrReason;
 
 /* The answer.  Times are microseconds from now on, FLR_NEVER for none. */

@@ -14,7 +14,9 @@
 
 #include "keep.h"
 #include "limits.h"
+#include "router.h"
 #include "settings.h"
+#include "slots.h"
 #include "verdict.h"
 #include "worker.h"
 
@@ -157,6 +159,8 @@ _PG_init(void)
 {
 	define_settings();
 	flr_worker_init();
+	flr_slots_init();
+	flr_router_init();
 	MarkGUCPrefixReserved("fliplet_ratelimit");
 	flr_limits_init();
 	flr_keep_init();

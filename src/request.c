@@ -178,3 +178,112 @@ flr_read_pairs(FunctionCallInfo fcinfo, FlrSignature signature,
 			break;
 	}
 }
+
+/* ------------------------------------------------------------------------
+ * Many requests in one call
+ * ------------------------------------------------------------------------
+ */
+
+/* Take an array argument apart; it must be one-dimensional. */
+static void
+batch_arg(FunctionCallInfo fcinfo, int number, const char *name,
+		  Oid type, bool may_be_null, FlrBatchArray *result)
+{
+	ArrayType  *array;
+
+	memset(result, 0, sizeof(FlrBatchArray));
+	if (PG_ARGISNULL(number))
+	{
+		if (may_be_null)
+			return;
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	}
+	array = PG_GETARG_ARRAYTYPE_P(number);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must be a one-dimensional array", name)));
+	if (type == TEXTOID)
+		deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
+						  &result->elements, &result->nulls, &result->n);
+	else
+		deconstruct_array(array, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+						  TYPALIGN_DOUBLE,
+						  &result->elements, &result->nulls, &result->n);
+}
+
+/* Raise an error unless two arrays are equally long. */
+static void
+same_length(const FlrBatchArray *a, const FlrBatchArray *b, const char *name)
+{
+	if (b->elements != NULL && a->n != b->n)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("scopes and %s must have the same number of elements",
+						name),
+				 errdetail("There are %d scopes and %d %s.",
+						   a->n, b->n, name)));
+}
+
+/* Read the five arrays of a batch, and check all but their elements. */
+void
+flr_read_batch(FunctionCallInfo fcinfo, FlrBatch *batch)
+{
+	batch_arg(fcinfo, 0, "scopes", TEXTOID, false, &batch->scopes);
+	batch_arg(fcinfo, 1, "keys", TEXTOID, false, &batch->keys);
+	batch_arg(fcinfo, 2, "apis", TEXTOID, false, &batch->apis);
+	batch_arg(fcinfo, 3, "costs", INT8OID, true, &batch->costs);
+	batch_arg(fcinfo, 4, "plans", TEXTOID, true, &batch->plans);
+	same_length(&batch->scopes, &batch->keys, "keys");
+	same_length(&batch->scopes, &batch->apis, "apis");
+	same_length(&batch->scopes, &batch->costs, "costs");
+	same_length(&batch->scopes, &batch->plans, "plans");
+}
+
+/* Text number i of an array that must not contain NULL. */
+static FlrText
+batch_text(const FlrBatchArray *array, int i, const char *name)
+{
+	if (array->nulls[i])
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain nulls", name)));
+	return flr_text_of(array->elements[i]);
+}
+
+/*
+ * Read request number i of a batch, or raise.  item has room for one pair and
+ * no more.
+ */
+void
+flr_batch_item(const FlrBatch *batch, int i, FlrRequest *item)
+{
+	FlrPair    *pair = &item->pairs[0];
+
+	item->npairs = 1;
+	pair->scope = batch_text(&batch->scopes, i, "scopes");
+	pair->key = batch_text(&batch->keys, i, "keys");
+	flr_check_key(pair->key);
+	item->api = batch_text(&batch->apis, i, "apis");
+	item->cost = 1;
+	if (batch->costs.elements != NULL)
+	{
+		if (batch->costs.nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("costs must not contain nulls")));
+		item->cost = DatumGetInt64(batch->costs.elements[i]);
+		if (item->cost < 1)
+			flr_bad_cost();
+	}
+	item->plan.data = NULL;
+	item->plan.size = 0;
+	if (batch->plans.elements != NULL && !batch->plans.nulls[i])
+	{
+		item->plan = batch_text(&batch->plans, i, "plans");
+		if (item->plan.size == 0)
+			flr_empty_argument("plan");
+	}
+}

@@ -120,6 +120,27 @@ flr_find_limits(FlrRequest *request, Oid function)
 						&request->set);
 }
 
+/* An array argument of fl_rate_try_batch(), taken apart. */
+typedef struct FlrBatchArray
+{
+	int			n;
+	Datum	   *elements;		/* NULL: the argument is NULL */
+	bool	   *nulls;
+} FlrBatchArray;
+
+/* The arrays of a batch. */
+typedef struct FlrBatch
+{
+	FlrBatchArray scopes;
+	FlrBatchArray keys;
+	FlrBatchArray apis;
+	FlrBatchArray costs;
+	FlrBatchArray plans;
+} FlrBatch;
+
+extern void flr_read_batch(FunctionCallInfo fcinfo, FlrBatch *batch);
+extern void flr_batch_item(const FlrBatch *batch, int i, FlrRequest *item);
+
 #pragma GCC visibility pop
 
 #endif							/* FLR_REQUEST_H */

@@ -37,7 +37,8 @@ static const char *const reasons[] = {
 	[FLR_REASON_TOO_LARGE] = "too_large",
 	[FLR_REASON_BLOCKED] = "blocked",
 	[FLR_REASON_STORE_FULL] = "store_full",
-	[FLR_REASON_OFF] = "off"
+	[FLR_REASON_OFF] = "off",
+	[FLR_REASON_UNAVAILABLE] = "unavailable"
 };
 
 static emit_log_hook_type previous_emit_log_hook = NULL;
@@ -74,12 +75,13 @@ date_after(const FlrOutcome *outcome, int64 wall_offset, int64 wait,
 	return true;
 }
 
-/* Does the kill switch, or the lack of any limit, leave nothing to say? */
+/* Is there nothing to say about any limit? */
 static bool
 says_nothing(const FlrOutcome *outcome)
 {
 	return outcome->reason == FLR_REASON_OFF ||
-		outcome->reason == FLR_REASON_NO_LIMIT;
+		outcome->reason == FLR_REASON_NO_LIMIT ||
+		outcome->reason == FLR_REASON_UNAVAILABLE;
 }
 
 /* Describe a refusal, for flr_raise_refusal(). */
@@ -211,24 +213,18 @@ flr_outcome_datum(FunctionCallInfo fcinfo, const FlrRequest *request,
 }
 
 /*
- * Read an argument of type fl_rate_verdict; NULL is an error.  Anybody may make
- * one by hand.  The limit's name goes into headers and has to be one, and an
- * infinite date is none.
+ * Read a datum of type fl_rate_verdict.  Anybody may make one by hand.  The
+ * limit's name goes into headers and has to be one, and an infinite date is
+ * none.
  */
-static void
-read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
+void
+flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict)
 {
-	HeapTupleHeader header;
 	HeapTupleData tuple;
 	TupleDesc	desc;
 	Datum		values[FLR_VERDICT_COLUMNS];
 	bool		nulls[FLR_VERDICT_COLUMNS];
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("verdict must not be null")));
-	header = PG_GETARG_HEAPTUPLEHEADER(0);
 	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
 								  HeapTupleHeaderGetTypMod(header));
 	if (desc->natts != FLR_VERDICT_COLUMNS)
@@ -276,6 +272,17 @@ read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
 	verdict->has_period = !nulls[12];
 	if (!nulls[12])
 		verdict->period = *DatumGetIntervalP(values[12]);
+}
+
+/* Read an argument of type fl_rate_verdict; NULL is an error. */
+static void
+read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("verdict must not be null")));
+	flr_verdict_read(PG_GETARG_HEAPTUPLEHEADER(0), verdict);
 }
 
 /* ------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 #ifndef FLR_VERDICT_H
 #define FLR_VERDICT_H
 
+#include "access/htup.h"
 #include "fmgr.h"
 
 #include "counters.h"
@@ -51,6 +52,7 @@ extern void flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset,
 extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
 							   const FlrRequest *request,
 							   const FlrOutcome *outcome);
+extern void flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict);
 extern void flr_raise_refusal(const FlrVerdict *verdict);
 extern void flr_verdict_init(void);
 
