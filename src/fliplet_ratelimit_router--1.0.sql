@@ -342,7 +342,7 @@ BEGIN
     END IF;
 
     -- Each node gets a run of slots, so that owner_check has one range.
-    EXECUTE format('CREATE SERVER fliplet_ratelimit FOREIGN DATA WRAPPER plproxy OPTIONS (query_timeout ''5'', connect_timeout ''5'', connection_lifetime ''1800'', %s)',
+    EXECUTE format('CREATE SERVER fliplet_ratelimit FOREIGN DATA WRAPPER plproxy OPTIONS (query_timeout ''5'', connection_lifetime ''1800'', %s)',
                    (SELECT string_agg(format('p%s %L', i, nodes[array_lower(nodes, 1) + (i::bigint * n / slots)::integer]), ', ' ORDER BY i)
                     FROM generate_series(0, slots - 1) AS i));
     EXECUTE format('GRANT USAGE ON FOREIGN SERVER fliplet_ratelimit TO %I', owner);
