@@ -147,15 +147,6 @@ granted_because(FlrReason reason)
 	return outcome;
 }
 
-/* The same as a verdict. */
-static Datum
-unjudged(FunctionCallInfo fcinfo, const FlrRequest *request, FlrReason reason)
-{
-	FlrOutcome	outcome = granted_because(reason);
-
-	return flr_outcome_datum(fcinfo, request, &outcome);
-}
-
 /*
  * Make a call.  False: the node is not there, and requests are granted then.
  * Everything else that is no answer is raised.
@@ -350,9 +341,12 @@ with_delay(Datum verdict, int64 delay)
 	return HeapTupleGetDatum(changed);
 }
 
-/* Ask all groups, and spend if that is wanted and all would grant it. */
+/*
+ * Ask all groups, and spend if that is wanted and all would grant it.  NULL:
+ * there is no node to ask.
+ */
 static Datum
-ask_all(FunctionCallInfo fcinfo, Spread *spread, bool spend)
+ask_all(Spread *spread, bool spend)
 {
 	NodeGroup	   *best;
 	int64		delay = 0;
@@ -374,7 +368,7 @@ ask_all(FunctionCallInfo fcinfo, Spread *spread, bool spend)
 	}
 	best = deciding(spread);
 	if (best == NULL)
-		return unjudged(fcinfo, spread->request, FLR_REASON_UNAVAILABLE);
+		return (Datum) 0;
 	if (!best->verdict.allowed)
 		return best->datum;
 
@@ -391,7 +385,10 @@ ask_all(FunctionCallInfo fcinfo, Spread *spread, bool spend)
  * ------------------------------------------------------------------------
  */
 
-/* The verdict on a request whose arguments have been read. */
+/*
+ * The verdict on a request whose arguments have been read.  NULL: granted
+ * because no node is there to judge it.
+ */
 static Datum
 routed_verdict(FunctionCallInfo fcinfo, FlrRequest *request, bool spend)
 {
@@ -399,8 +396,6 @@ routed_verdict(FunctionCallInfo fcinfo, FlrRequest *request, bool spend)
 	Spread		spread;
 	int			nslots;
 
-	if (!flr_enabled)
-		return unjudged(fcinfo, request, FLR_REASON_OFF);
 	nslots = flr_nodes_begin(fcinfo->flinfo->fn_oid);
 	if (request->npairs == 1)
 		about_pair(&call, spend ? FLR_NODE_TRY : FLR_NODE_PEEK,
@@ -409,13 +404,11 @@ routed_verdict(FunctionCallInfo fcinfo, FlrRequest *request, bool spend)
 	{
 		spread_out(&spread, request, nslots);
 		if (spread.ngroups > 1)
-			return ask_all(fcinfo, &spread, spend);
+			return ask_all(&spread, spend);
 		about_group(&call, spend ? FLR_NODE_TRY_ALL : FLR_NODE_PEEK_ALL,
 					&spread.groups[0], request);
 	}
-	if (!ask(&call))
-		return unjudged(fcinfo, request, FLR_REASON_UNAVAILABLE);
-	return verdict_of(&call);
+	return ask(&call) ? verdict_of(&call) : (Datum) 0;
 }
 
 /* The body of fl_rate_check() and its forms. */
@@ -428,7 +421,9 @@ check(FunctionCallInfo fcinfo, FlrSignature signature)
 	Datum		datum;
 
 	flr_read_request(fcinfo, signature, &request, buffer);
-	datum = routed_verdict(fcinfo, &request, true);
+	datum = flr_enabled ? routed_verdict(fcinfo, &request, true) : (Datum) 0;
+	if (datum == (Datum) 0)
+		PG_RETURN_NULL();
 	flr_verdict_read(DatumGetHeapTupleHeader(datum), &verdict);
 	if (!verdict.allowed)
 		flr_raise_refusal(&verdict);
@@ -443,9 +438,16 @@ answer(FunctionCallInfo fcinfo, FlrSignature signature, bool spend)
 {
 	FlrRequest	request;
 	char		buffer[FLR_BIGINT_SIZE];
+	FlrOutcome	outcome;
+	Datum		datum;
 
 	flr_read_request(fcinfo, signature, &request, buffer);
-	return routed_verdict(fcinfo, &request, spend);
+	datum = flr_enabled ? routed_verdict(fcinfo, &request, spend) : (Datum) 0;
+	if (datum != (Datum) 0)
+		return datum;
+	outcome = granted_because(flr_enabled ? FLR_REASON_UNAVAILABLE :
+							  FLR_REASON_OFF);
+	return flr_outcome_datum(fcinfo, &request, &outcome);
 }
 
 /* The body of fl_rate_refund() and its form. */
