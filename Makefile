@@ -30,3 +30,13 @@ INDENT_FILES = $(wildcard src/*.c src/*.h)
 .PHONY: format check-format
 format check-format:
 	scripts/indent $@ $(INDENT_FILES)
+
+# What is distributed: the committed files, as a zip for PGXN and as a tarball.
+# PGXN wants versions of three numbers.
+DISTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1.0.0/p" $(EXTENSION).control | cut -d . -f 1-3)
+DISTNAME = $(EXTENSION)-$(DISTVERSION)
+
+.PHONY: dist
+dist:
+	git archive --prefix=$(DISTNAME)/ --output=$(DISTNAME).zip HEAD
+	git archive --prefix=$(DISTNAME)/ --output=$(DISTNAME).tar.gz HEAD

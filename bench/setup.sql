@@ -1,6 +1,7 @@
 -- setup.sql: what the benchmark needs in its throwaway database
 --
--- Variables: library (of empty.c), keys (how many, for the rows over many).
+-- Variables: library (of empty.c), keys (how many, for the rows over many),
+-- arrivals (how many, for the back-test).
 
 CREATE EXTENSION fliplet_ratelimit;
 
@@ -178,3 +179,8 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- A log of one key, 50 requests a second, not evenly.
+CREATE UNLOGGED TABLE bench_arrivals AS
+    SELECT array_agg(timestamptz '2026-01-01 00:00:00Z' + i * interval '20 ms' + i % 7 * interval '2 ms' ORDER BY i) AS at
+    FROM generate_series(1, :arrivals) AS i;

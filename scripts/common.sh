@@ -190,6 +190,18 @@ need_packages() {
 		die "$EXTENSION needs PostgreSQL 15 or later, this is $PGVERSION"
 }
 
+# Bring a package without which less is tested, if it exists and we may. What
+# cannot be had is done without.
+want_package() {
+	if apt-cache show "$1" >/dev/null 2>&1 &&
+		{ [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; }; then
+		(
+			trap release_services EXIT
+			need_packages "$1"
+		) || say "Going on without $1."
+	fi
+}
+
 # ---------------------------------------------------------------- the folder
 
 # Run a command as the unprivileged user, in the background while we wait for
