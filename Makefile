@@ -33,8 +33,8 @@ format check-format:
 
 # What is distributed: the committed files, as a zip for PGXN and as a tarball.
 # PGXN wants versions of three numbers.
-DISTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1.0.0/p" $(EXTENSION).control | cut -d . -f 1-3)
-DISTNAME = $(EXTENSION)-$(DISTVERSION)
+DISTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1.0.0/p" fliplet_ratelimit.control | cut -d . -f 1-3)
+DISTNAME = fliplet_ratelimit-$(DISTVERSION)
 
 .PHONY: dist
 dist:

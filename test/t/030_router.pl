@@ -191,8 +191,8 @@ is(ask_ok($r1, "SELECT reason, delay > '50 min' FROM fl_rate_try_all('{user,app}
 # ---- a batch over all nodes, in order
 
 is(ask_ok($r1, <<'SQL'), '1000|1000|0', 'a batch of 1000 over four nodes is answered in order, with costs and plans');
-SELECT count(*), count(*) FILTER (WHERE v.key = ordinality::text), count(*) FILTER (WHERE v.remaining <> 5 - 1 - ordinality % 3)
-FROM fl_rate_try_batch((SELECT array_agg('user'::text) FROM generate_series(1, 1000)), (SELECT array_agg(i::text) FROM generate_series(1, 1000) AS i),
+SELECT count(*), count(*) FILTER (WHERE v.key = 'b' || ordinality), count(*) FILTER (WHERE v.remaining <> 5 - 1 - ordinality % 3)
+FROM fl_rate_try_batch((SELECT array_agg('user'::text) FROM generate_series(1, 1000)), (SELECT array_agg('b' || i) FROM generate_series(1, 1000) AS i),
     (SELECT array_agg('hourly'::text) FROM generate_series(1, 1000)), (SELECT array_agg(1 + i % 3) FROM generate_series(1, 1000) AS i),
     (SELECT array_agg(CASE WHEN i % 2 = 0 THEN 'gold' END) FROM generate_series(1, 1000) AS i)) WITH ORDINALITY AS v
 SQL
@@ -290,6 +290,43 @@ ask_ok($_, "SELECT fl_cluster_move($slot, '$strings[0]')") foreach $r1, $r2;
 is(ask_ok($r2, "SELECT remaining FROM $on_last"), 999, 'begins afresh where it has been moved');
 is($nodes[0]->safe_psql('postgres', "SELECT used FROM fl_rate_counters WHERE key = '$last' AND name = 'many'"), 1, 'on the new node');
 is(ask_ok($r1, 'SELECT array_agg(cardinality(slots) ORDER BY slots[1]) FROM fl_cluster_status()'), '{17,16,16,15}', 'and no other slot was touched');
+
+# ---- PgBouncer between router and node
+
+SKIP:
+{
+	my ($program) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin';
+	skip 'there is no pgbouncer here', 5 unless $program;
+	my $dir = PostgreSQL::Test::Utils::tempdir_short();
+	my $port = PostgreSQL::Test::Cluster::get_free_port();
+	my $user = getpwuid($<);
+
+	append_to_file("$dir/users", qq("$user" ""\n));
+	append_to_file("$dir/pgbouncer.ini", <<EOC);
+[databases]
+postgres = $strings[0] pool_size=2
+[pgbouncer]
+listen_addr =
+listen_port = $port
+unix_socket_dir = $dir
+auth_type = trust
+auth_file = $dir/users
+pool_mode = transaction
+logfile = $PostgreSQL::Test::Utils::log_path/pgbouncer.log
+pidfile = $dir/pid
+EOC
+	my $bouncer = IPC::Run::start([ $program, '-q', "$dir/pgbouncer.ini" ], '<', \undef, '>', \my $out_of, '2>', \my $err_of);
+	my ($pooled) = ask_ok($r1, "SELECT k FROM generate_series(1, 1000) AS k WHERE fl_cluster_hash('user', k::text) & 63 = 1 LIMIT 1");
+	ask_ok($r1, "SELECT fl_rate_reset('user', '$pooled', 'hourly')");
+	ok(wait_until(sub { (ask($r1, "SELECT fl_cluster_move(1, 'host=$dir port=$port dbname=postgres')"))[1] eq '' }), 'a slot behind PgBouncer');
+	is(ask_ok($r1, "SELECT array_agg(fl_rate_check('user', '$pooled', 'hourly')) FROM generate_series(1, 5)"), '{4,3,2,1,0}', 'is counted in the node');
+	like(fields($r1, "SELECT fl_rate_check('user', '$pooled', 'hourly')"), qr/PT429.*\nDETAIL:  \{"message".*\nHINT:  Retry after an hour\.\nCONSTRAINT NAME:  hourly/, 'refuses with all fields');
+	like(fields($r1, "SELECT fl_rate_check('user', '$pooled', 'hourli')"), qr/ERROR:  42704: unknown rate limit API "hourli"\nHINT:  Perhaps you meant "hourly"/, 'and raises as before');
+	ask_ok($r1, "SELECT fl_cluster_move(1, '$strings[0]')");
+	is(ask_ok($r1, "SELECT remaining FROM fl_rate_peek('user', '$pooled', 'hourly')"), 0, 'the node is the same without it');
+	$bouncer->signal('KILL');
+	$bouncer->finish;
+}
 
 # ---- a standby is promoted, under an open session
 
