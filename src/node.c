@@ -436,6 +436,7 @@ static void
 invoke(FlrNodeRequest *request)
 {
 	FmgrInfo   *function = &functions[request->call];
+
 	LOCAL_FCINFO(call, FLR_NODE_MAX_ARGS);
 
 	InitFunctionCallInfoData(*call, function, calls[request->call].nargs,

@@ -53,7 +53,7 @@ typedef struct Spread
 {
 	FlrRequest *request;
 	int			ngroups;
-	NodeGroup		groups[FLR_MAX_PAIRS];
+	NodeGroup	groups[FLR_MAX_PAIRS];
 } Spread;
 
 /* ------------------------------------------------------------------------
@@ -239,11 +239,11 @@ leaves_less(const FlrVerdict *a, const FlrVerdict *b)
 static NodeGroup *
 deciding(Spread *spread)
 {
-	NodeGroup	   *best = NULL;
+	NodeGroup  *best = NULL;
 
 	for (int g = 0; g < spread->ngroups; g++)
 	{
-		NodeGroup	   *group = &spread->groups[g];
+		NodeGroup  *group = &spread->groups[g];
 
 		if (group->absent)
 			continue;
@@ -288,7 +288,7 @@ give_back(Spread *spread, int ngroups)
 static void
 ask_group(Spread *spread, int g, FlrNodeCall what)
 {
-	NodeGroup	   *group = &spread->groups[g];
+	NodeGroup  *group = &spread->groups[g];
 	FlrNodeRequest call;
 	FlrNodeStatus status;
 
@@ -348,7 +348,7 @@ with_delay(Datum verdict, int64 delay)
 static Datum
 ask_all(Spread *spread, bool spend)
 {
-	NodeGroup	   *best;
+	NodeGroup  *best;
 	int64		delay = 0;
 
 	for (int g = 0; g < spread->ngroups; g++)

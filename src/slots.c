@@ -193,7 +193,7 @@ flr_refuse_foreign(const FlrPair *pairs, int npairs)
 	for (int i = 0; i < npairs; i++)
 	{
 		int			slot = flr_route_hash(pairs[i].scope, pairs[i].key) %
-			flr_owned_slots->nslots;
+		flr_owned_slots->nslots;
 
 		if (!flr_owned_slots->owned[slot])
 			ereport(ERROR,
