@@ -36,52 +36,69 @@ find_stats(Oid relation, uint64 name_hash, uint32 lane)
 	return block;
 }
 
+/* Make one lane's statistics, 0 when there is no memory; stats_lock is held. */
+static FlrBlockId
+make_stats(Oid relation, uint64 name_hash, uint32 lane)
+{
+	FlrBlockId	block = flr_arena->take(flr_arena);
+
+	if (block != 0)
+	{
+		FlrStats   *stats = flr_stats(block);
+		FlrBlockId *head = &flr_store->stats[name_hash % FLR_STATS_HEADS];
+
+		memset(stats, 0, sizeof(FlrStats));
+		stats->lane = lane;
+		stats->database = MyDatabaseId;
+		stats->relation = relation;
+		stats->name_hash = name_hash;
+		pg_atomic_init_u64(&stats->since, GetCurrentTimestamp());
+		pg_atomic_init_u64(&stats->reset_granted, 0);
+		pg_atomic_init_u64(&stats->reset_refused, 0);
+		pg_atomic_init_u64(&stats->reset_delayed, 0);
+		pg_atomic_init_u64(&stats->reset_shadow_refused, 0);
+		pg_atomic_init_u64(&stats->granted, 0);
+		pg_atomic_init_u64(&stats->refused, 0);
+		pg_atomic_init_u64(&stats->delayed, 0);
+		pg_atomic_init_u64(&stats->shadow_refused, 0);
+		pg_atomic_init_u64(&stats->keys, 0);
+		pg_atomic_init_u64(&stats->last_checked, 0);
+		pg_atomic_init_u64(&stats->last_refused, 0);
+		stats->next = *head;
+		*head = block;
+	}
+	return block;
+}
+
 /*
- * Find or make the statistics of a limit's name in this backend's lane; 0
- * when there is no memory, and then nothing is counted.  No stripe may be
- * locked, and all slabs must be mapped.
+ * Find or make the statistics of a limit's name in this backend's lane.  The
+ * shared lane is made with the first one of a name, so that a backend which
+ * comes when there is no memory left has somewhere to count.  0 when even that
+ * cannot be had: then nothing is counted.  No stripe may be locked, and all
+ * slabs must be mapped.
  */
 FlrBlockId
 flr_stats_find(Oid relation, uint64 name_hash)
 {
-	FlrStore   *store = flr_store;
 	uint32		lane = Min((uint32) flr_proc_number(), FLR_STATS_LANES);
-	FlrBlockId	block;
+	FlrBlockId	shared = 0;
+	FlrBlockId	block = 0;
 
-	LWLockAcquire(&store->stats_lock, LW_EXCLUSIVE);
-	block = flr_store_is_mapped() ?
-		find_stats(relation, name_hash, lane) : 0;
-	if (block == 0 && flr_store_is_mapped())
+	LWLockAcquire(&flr_store->stats_lock, LW_EXCLUSIVE);
+	if (flr_store_is_mapped())
 	{
-		block = flr_arena->take(flr_arena);
-		if (block != 0)
+		shared = find_stats(relation, name_hash, FLR_STATS_LANES);
+		if (shared == 0)
+			shared = make_stats(relation, name_hash, FLR_STATS_LANES);
+		if (lane < FLR_STATS_LANES)
 		{
-			FlrStats   *stats = flr_stats(block);
-			FlrBlockId *head = &store->stats[name_hash % FLR_STATS_HEADS];
-
-			memset(stats, 0, sizeof(FlrStats));
-			stats->lane = lane;
-			stats->database = MyDatabaseId;
-			stats->relation = relation;
-			stats->name_hash = name_hash;
-			pg_atomic_init_u64(&stats->since, GetCurrentTimestamp());
-			pg_atomic_init_u64(&stats->reset_granted, 0);
-			pg_atomic_init_u64(&stats->reset_refused, 0);
-			pg_atomic_init_u64(&stats->reset_delayed, 0);
-			pg_atomic_init_u64(&stats->reset_shadow_refused, 0);
-			pg_atomic_init_u64(&stats->granted, 0);
-			pg_atomic_init_u64(&stats->refused, 0);
-			pg_atomic_init_u64(&stats->delayed, 0);
-			pg_atomic_init_u64(&stats->shadow_refused, 0);
-			pg_atomic_init_u64(&stats->keys, 0);
-			pg_atomic_init_u64(&stats->last_checked, 0);
-			pg_atomic_init_u64(&stats->last_refused, 0);
-			stats->next = *head;
-			*head = block;
+			block = find_stats(relation, name_hash, lane);
+			if (block == 0)
+				block = make_stats(relation, name_hash, lane);
 		}
 	}
-	LWLockRelease(&store->stats_lock);
-	return block;
+	LWLockRelease(&flr_store->stats_lock);
+	return block != 0 ? block : shared;
 }
 
 /*
