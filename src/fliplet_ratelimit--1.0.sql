@@ -885,6 +885,433 @@ AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.fl_rate_age(text, text, text, interval) IS 'moves what such requests have spent into the past, as if time had passed: for tests of applications; returns how many counters there were';
 
 -- ---------------------------------------------------------------------------
+-- Reports
+-- ---------------------------------------------------------------------------
+
+-- What is in a page is written in ASCII alone, so that it reads the same in
+-- every encoding of the database, of the client and of the file. A key may be
+-- anything: what cannot be seen, or moves what is around it, is shown by its
+-- number, and so is what is not Unicode for us.
+CREATE FUNCTION @extschema@.fl_rate_html(value text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN value IS NOT NULL THEN coalesce(string_agg(CASE
+               WHEN c.code IS NULL THEN '<i>' || upper(encode(convert_to(c.letter, getdatabaseencoding()), 'hex')) || '</i>'
+               WHEN c.code IN (34, 38, 39, 60, 62) THEN '&#' || c.code || ';'
+               WHEN c.code BETWEEN 32 AND 126 THEN c.letter
+               WHEN c.code < 161 OR c.code & 65535 >= 65520
+                    OR EXISTS (SELECT FROM (VALUES
+                        (173, 173), (847, 847), (1536, 1541), (1564, 1564), (1757, 1757), (4447, 4448), (6068, 6069), (6155, 6159),
+                        (8192, 8207), (8232, 8239), (8287, 8303), (10240, 10240), (12288, 12288), (12644, 12644),
+                        (57344, 63743), (64976, 65007), (65024, 65039), (65279, 65279), (65440, 65440),
+                        (78896, 78943), (113824, 113827), (119155, 119162), (917504, 1114111)) AS hidden (low, high)
+                        WHERE c.code BETWEEN hidden.low AND hidden.high)
+                   THEN '<i>U+' || lpad(upper(to_hex(c.code)), greatest(4, length(to_hex(c.code))), '0') || '</i>'
+               ELSE '&#' || c.code || ';' END, '' ORDER BY c.place), '')
+           || CASE WHEN length(value) > 128 THEN '&#8230;' ELSE '' END END
+    FROM (SELECT s.letter, s.place,
+                 CASE WHEN getdatabaseencoding() IN ('UTF8', 'LATIN1')
+                           OR get_byte(convert_to(s.letter, getdatabaseencoding()), 0) < 128
+                      THEN ascii(s.letter) END AS code
+          FROM string_to_table(left(value, 128), NULL) WITH ORDINALITY AS s (letter, place)) AS c
+$$;
+COMMENT ON FUNCTION @extschema@.fl_rate_html(text) IS 'any text as it may stand in a page: escaped, at most 128 characters of it, invisible ones shown by their numbers';
+
+CREATE FUNCTION @extschema@.fl_rate_html(value timestamptz) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET datestyle = 'ISO'
+AS $$
+    SELECT CASE WHEN value >= '0001-01-01 00:00:00+00'::timestamptz AND value < 'infinity'::timestamptz
+                THEN '<time datetime="' || to_char(value, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || '">'
+                     || to_char(value, 'YYYY-MM-DD HH24:MI:SS"Z"') || '</time>'
+                ELSE value::text END
+$$;
+COMMENT ON FUNCTION @extschema@.fl_rate_html(timestamptz) IS 'a date as it stands in a page: ISO 8601, UTC, to the second';
+
+CREATE FUNCTION @extschema@.fl_rate_top(n integer DEFAULT 10)
+RETURNS TABLE (name text, scope text, key text, api text, used bigint, max_requests bigint, share numeric,
+               refused bigint, delayed bigint, next_valid_at timestamptz, last_refused_at timestamptz)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 10
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF $1 IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'n must not be null';
+    END IF;
+    IF $1 < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'n must be at least 1';
+    END IF;
+    RETURN QUERY
+        SELECT c.name, c.scope, c.key, c.api, c.used, d.capacity,
+               -- 1 is a limit that is used up, not one that nearly is; with 0
+               -- there is nothing to use
+               CASE d.capacity WHEN 0 THEN 1.000 ELSE trunc(c.used::numeric / d.capacity, 3) END AS share,
+               c.refused, c.delayed, c.next_valid_at, c.last_refused_at
+        FROM @extschema@.fl_rate_counters AS c
+             LEFT JOIN (SELECT l.limit_id,
+                               CASE WHEN l.max_requests = 0 OR l.algorithm <> 'token_bucket' THEN l.max_requests
+                                    ELSE coalesce(l.burst, l.max_requests) END AS capacity
+                        FROM @extschema@.fl_rate_limit AS l) AS d ON d.limit_id = c.limit_id
+        ORDER BY c.refused DESC, share DESC NULLS LAST, c.name, c.scope, c.key, c.api
+        LIMIT $1;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.fl_rate_top(integer) IS 'the n counters that refused most, then those nearest to their limit; shows keys. For psql''s \watch';
+
+CREATE FUNCTION @extschema@.fl_rate_report() RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET intervalstyle = 'postgres_verbose'
+AS $$
+DECLARE
+    style CONSTANT text := $css$
+:root { color-scheme: light dark; --page: #ffffff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa;
+  --granted: #2f6fb0; --delayed: #8a6100; --refused: #b42318; --shadow: #6b4fa0; --tint: #fbe3e0; --alert: #fff1ef; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #0f1318; --text: #e6edf3; --soft: #9aa7b4; --line: #39424d; --card: #171d24;
+    --granted: #5a9fe0; --delayed: #e3b341; --refused: #ff8a80; --shadow: #c4a7ff; --tint: #4a1c1a; --alert: #2d1715; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; max-width: 72rem; padding: 1.25rem 1rem 3rem; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.5rem 0 .25rem; }
+h3 { font-size: 1rem; margin: 0; }
+p { margin: .25rem 0 .75rem; max-width: 48rem; }
+a { color: var(--granted); }
+time { white-space: nowrap; }
+.soft, caption, dt, small { color: var(--soft); }
+small { font-size: .875rem; }
+caption { text-align: start; font-size: .875rem; padding-bottom: .25rem; }
+th small { display: block; font-weight: 400; }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .75rem 0 0; padding: 0; }
+nav a { display: inline-block; padding: .25rem 0; }
+.alert { border: 1px solid var(--refused); border-inline-start-width: .4rem; border-radius: .35rem; background: var(--alert);
+  padding: .6rem .9rem; margin: 1rem 0 0; max-width: none; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin: 1.25rem 0 0; }
+.tiles div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .9rem; }
+.tiles dt { font-size: .875rem; }
+.tiles dd { margin: 0; font-size: 1.5rem; line-height: 1.25; font-weight: 600; }
+.tiles dd small { display: block; font-weight: 400; }
+table { border-collapse: collapse; width: 100%; }
+table + table { margin-top: 1.5rem; }
+th, td { text-align: start; vertical-align: top; padding: .45rem .75rem .45rem 0; border-bottom: 1px solid var(--line); min-width: 7.5rem; }
+thead th { color: var(--soft); font-size: .875rem; font-weight: 600; vertical-align: bottom; }
+tbody th { font-weight: 600; }
+th.n, td.n { text-align: end; white-space: nowrap; padding-inline-end: 1.5rem; }
+.k { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .9375rem; white-space: pre-wrap;
+  display: inline-block; max-width: 100%; overflow: hidden; vertical-align: top; }
+.k i { font-style: normal; font-size: .75em; border: 1px solid var(--soft); border-radius: .25em; padding: 0 .25em; margin: 0 .1em; }
+.m { display: block; width: 100%; min-width: 5rem; height: .6rem; margin: .35rem 0 .1rem; }
+.t { fill: var(--line); }
+.g { fill: var(--granted); }
+.r { fill: url(#fl-refused); stroke: var(--refused); }
+.d { fill: url(#fl-delayed); stroke: var(--delayed); }
+.s { fill: var(--page); stroke: var(--shadow); stroke-dasharray: 2 2; }
+.x { fill: url(#fl-gap); }
+.line { stroke: var(--line); }
+.tint { fill: var(--tint); }
+.ground { fill: var(--page); }
+.ink-r { fill: var(--refused); }
+.ink-d { fill: var(--delayed); }
+.ink-x { fill: var(--line); }
+.charts { margin-bottom: 1rem; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem; align-items: start; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem .9rem; min-width: 0; }
+.plot { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: .5rem; margin-top: .5rem; font-size: .75rem; color: var(--soft); }
+.plot svg { display: block; width: 100%; height: 150px; overflow: visible; }
+.plot text { fill: var(--soft); font-size: .75rem; stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
+.y { display: flex; flex-direction: column; justify-content: space-between; height: 136px; line-height: 16px; text-align: end; min-width: 2.5em; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; margin: .25rem 0 0; padding: 0; font-size: .875rem; }
+.legend svg { width: 14px; height: 14px; margin-inline-end: .4em; vertical-align: -2px; overflow: visible; }
+summary { cursor: pointer; font-size: .875rem; padding: .25rem 0; color: var(--soft); }
+details table { font-size: .875rem; }
+details th, details td { padding-block: .2rem; min-width: 0; }
+details th.n, details td.n { padding-inline-end: .5rem; white-space: normal; }
+details tbody th { font-weight: 400; }
+:focus-visible { outline: 2px solid var(--granted); outline-offset: 2px; }
+footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .75rem; }
+@media (max-width: 64rem) {
+  .cards thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .cards, .cards caption, .cards tbody, .cards tr, .cards th, .cards td { display: block; }
+  .cards tr { border: 1px solid var(--line); border-radius: .5rem; background: var(--card); padding: .5rem .75rem; margin-bottom: .6rem; }
+  .cards th, .cards td { border: 0; padding: .15rem 0; min-width: 0; }
+  .cards td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); text-align: start; white-space: normal; }
+  .cards td::before { content: attr(data-l); color: var(--soft); font-size: .875rem; }
+  .cards .m { max-width: 12rem; }
+  .cards time { white-space: normal; }
+}
+$css$;
+    -- the parts of a chart that have a meaning, by pattern first and by hue second
+    patterns CONSTANT text :=
+        '<svg width="0" height="0" aria-hidden="true" focusable="false" style="position:absolute"><defs>'
+        '<pattern id="fl-refused" width="4" height="4" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect class="tint" width="4" height="4"/><rect class="ink-r" width="2" height="4"/></pattern>'
+        '<pattern id="fl-delayed" width="4" height="4" patternUnits="userSpaceOnUse"><rect class="ground" width="4" height="4"/><circle class="ink-d" cx="2" cy="2" r="1.1"/></pattern>'
+        '<pattern id="fl-gap" width="6" height="6" patternUnits="userSpaceOnUse"><circle class="ink-x" cx="3" cy="3" r="1"/></pattern>'
+        '</defs></svg>';
+    number   CONSTANT text := 'FM9,999,999,999,999,999,999';
+    span     CONSTANT interval := '5 min';
+    steps    CONSTANT integer := 72;
+    now_at   CONSTANT timestamptz := clock_timestamp();
+    since    CONSTANT timestamptz := date_bin(span, now_at, 'epoch'::timestamptz) - span * (steps - 1);
+    store    record;
+    total    record;
+    alerts   text := '';
+    totals   text;
+    nearest  text;
+    refused  text;
+    earlier  text;
+    gaps     text;
+    hours    text;
+    charts   text;
+    quiet    text;
+    more     bigint;
+    in_force text;
+    hidden   text;
+    counted  bigint;
+    cards    CONSTANT text := '<table class="cards"><caption>%s</caption><thead><tr>%s</tr></thead><tbody>';
+    done     CONSTANT text := '</tbody></table>';
+    head     CONSTANT text := '<th scope="col">Key</th><th scope="col">Limit</th><th scope="col">In use now</th><th scope="col" class="n">Refused</th><th scope="col">Next valid</th>';
+BEGIN
+    -- The store first: it loads the library, and the settings with it.
+    SELECT s.* INTO store FROM @extschema@.fl_rate_store AS s;
+    IF current_setting('fliplet_ratelimit.enabled', true) = 'off' THEN
+        alerts := alerts || '<p class="alert"><strong>Limits are switched off:</strong> fliplet_ratelimit.enabled is off, so every request passes and none is counted.</p>';
+    END IF;
+    IF store.refused_full > 0 THEN
+        alerts := alerts || format('<p class="alert"><strong>Memory is too small:</strong> %s requests found no room for a counter since %s. Raise fliplet_ratelimit.max_memory.</p>',
+                                   to_char(store.refused_full, number), @extschema@.fl_rate_html(store.since));
+    END IF;
+
+    -- Now: every counter is looked at once.
+    WITH counters AS MATERIALIZED (
+        SELECT t.* FROM @extschema@.fl_rate_top(2147483647) AS t
+    ), shown AS (
+        (SELECT 'nearest' AS list, row_number() OVER (ORDER BY c.share DESC, c.refused DESC, c.name, c.scope, c.key, c.api) AS place, c.*
+         FROM counters AS c WHERE c.share > 0 ORDER BY place LIMIT 10)
+        UNION ALL
+        (SELECT 'refused', row_number() OVER (ORDER BY c.refused DESC, c.share DESC NULLS LAST, c.name, c.scope, c.key, c.api) AS place, c.*
+         FROM counters AS c WHERE c.refused > 0 ORDER BY place LIMIT 10)
+    ), lines AS (
+        SELECT s.list, s.place,
+               format('<tr><th scope="row"><bdi class="k">%s</bdi></th><td data-l="Limit"><span>%s <small>%s, %s</small></span></td>'
+                      '<td data-l="In use now"><span>%s</span></td><td class="n" data-l="Refused">%s</td><td data-l="Next valid"><span>%s</span></td></tr>',
+                      @extschema@.fl_rate_html(s.key), @extschema@.fl_rate_html(s.name), @extschema@.fl_rate_html(s.scope),
+                      CASE s.api WHEN '*' THEN 'all APIs' ELSE @extschema@.fl_rate_html(s.api) END,
+                      CASE WHEN s.max_requests = 0 THEN 'blocked'
+                           WHEN s.share IS NULL THEN 'unlimited'
+                           ELSE format('<svg class="m" aria-hidden="true" focusable="false"><rect class="t" width="100%%" height="100%%" rx="2"/><rect class="%s" width="%s%%" height="100%%" rx="2"/></svg>%s of %s (%s%%)',
+                                       CASE WHEN s.share >= 1 THEN 'r' ELSE 'g' END, least(100, s.share * 100),
+                                       to_char(s.used, number), to_char(s.max_requests, number), to_char(trunc(s.share * 100), number)) END,
+                      to_char(s.refused, number),
+                      CASE WHEN s.next_valid_at <= clock_timestamp() THEN 'now'
+                           -- not before it is true
+                           WHEN s.next_valid_at IS NOT NULL THEN @extschema@.fl_rate_html(date_trunc('second', s.next_valid_at + interval '999999 us'))
+                           WHEN s.used IS NULL THEN 'always'
+                           ELSE 'never' END) AS line
+        FROM shown AS s
+    )
+    SELECT string_agg(l.line, '' ORDER BY l.place) FILTER (WHERE l.list = 'nearest'),
+           string_agg(l.line, '' ORDER BY l.place) FILTER (WHERE l.list = 'refused')
+    INTO nearest, refused FROM lines AS l;
+
+    SELECT string_agg(format('<tr><th scope="row"><bdi class="k">%s</bdi></th><td data-l="Limit"><span>%s</span></td><td class="n" data-l="Refused">%s</td><td data-l="Last listed">%s</td></tr>',
+                             @extschema@.fl_rate_html(t.key), @extschema@.fl_rate_html(t.name), to_char(t.refused, number),
+                             @extschema@.fl_rate_html(t.minute)), '' ORDER BY t.refused DESC, t.name, t.key, t.subject)
+    INTO earlier
+    FROM (SELECT h.name, h.subject, max(h.key) AS key, sum(h.refused) AS refused, max(h.minute) AS minute
+          FROM @extschema@.fl_rate_history_top AS h
+          WHERE h.minute >= since AND h.minute <= now_at
+          GROUP BY h.name, h.subject ORDER BY sum(h.refused) DESC, h.name, max(h.key), h.subject LIMIT 10) AS t;
+
+    -- Since the statistics began
+    SELECT string_agg(format('<tr><th scope="row">%s</th><td class="n" data-l="Granted">%s</td><td class="n" data-l="Refused">%s</td><td class="n" data-l="Delayed">%s</td>'
+                             '<td class="n" data-l="Shadow refused">%s</td><td class="n" data-l="Counters">%s</td><td data-l="Last refused"><span>%s</span></td></tr>',
+                             @extschema@.fl_rate_html(t.name), to_char(t.granted, number), to_char(t.refused, number), to_char(t.delayed, number),
+                             to_char(t.shadow_refused, number), to_char(t.keys, number),
+                             coalesce(@extschema@.fl_rate_html(t.last_refused_at), 'never')),
+                      '' ORDER BY t.refused DESC, t.granted DESC, t.name)
+    INTO totals
+    FROM (SELECT s.* FROM @extschema@.fl_rate_stats AS s ORDER BY s.refused DESC, s.granted DESC, s.name LIMIT 50) AS t;
+
+    -- Over time. A step in which maintenance wrote nothing for any limit is a
+    -- gap; one in which it wrote for others only had no request of this one.
+    SELECT coalesce(sum(h.granted), 0) AS granted, coalesce(sum(h.refused), 0) AS refused, count(DISTINCT h.name) AS names INTO total
+    FROM @extschema@.fl_rate_history AS h WHERE h.minute >= since AND h.minute <= now_at;
+    SELECT string_agg(format('<rect class="x" x="%s%%" y="8" width="%s%%" height="120"/>', round(g.first * 100.0 / steps, 2), round(g.n * 100.0 / steps, 2))
+                      || CASE WHEN g.n >= 12 THEN format('<text x="%s%%" y="72" text-anchor="middle">no history</text>', round((g.first + g.n / 2.0) * 100 / steps, 2)) ELSE '' END, '' ORDER BY g.first)
+    INTO gaps
+    FROM (SELECT min(u.step) AS first, count(*) AS n
+          FROM (SELECT e.step, e.step - row_number() OVER (ORDER BY e.step) AS island
+                FROM generate_series(0, steps - 1) AS e (step)
+                WHERE NOT EXISTS (SELECT FROM @extschema@.fl_rate_history AS h
+                                  WHERE h.minute >= since + span * e.step AND h.minute < since + span * (e.step + 1) AND h.minute <= now_at)) AS u
+          GROUP BY u.island) AS g;
+    SELECT string_agg(format('<text x="%s%%" y="146" text-anchor="middle">%s</text>', round(i.place, 2), to_char(i.hour, 'HH24:MI')), '' ORDER BY i.hour)
+    INTO hours
+    FROM (SELECT g.hour, extract(epoch FROM g.hour - since) / extract(epoch FROM span * steps) * 100 AS place
+          FROM generate_series(date_trunc('hour', since), now_at, interval '1 hour') AS g (hour)) AS i
+    WHERE i.place BETWEEN 5 AND 95;
+    WITH counted AS MATERIALIZED (
+        SELECT h.name, floor(extract(epoch FROM h.minute - since) / extract(epoch FROM span))::integer AS step,
+               sum(h.granted) AS granted, sum(least(h.delayed, h.granted)) AS delayed, sum(h.refused) AS refused, sum(h.shadow_refused) AS shadow
+        FROM @extschema@.fl_rate_history AS h
+        WHERE h.minute >= since AND h.minute <= now_at
+        GROUP BY 1, 2
+    ), known AS MATERIALIZED (
+        SELECT k.step, to_char(since + span * k.step, 'HH24:MI') AS clock, @extschema@.fl_rate_html(since + span * k.step) AS date
+        FROM (SELECT DISTINCT c.step FROM counted AS c) AS k
+    ), charted AS MATERIALIZED (
+        SELECT e.*,
+               (SELECT min(f.factor * e.ten) FROM unnest('{2,4,6,8,10,12,16,20,24,30,40,50,60,80,100}'::integer[]) AS f (factor)
+                WHERE f.factor * e.ten >= e.top) AS scale
+        FROM (SELECT c.name, sum(c.granted) AS granted, sum(c.delayed) AS delayed, sum(c.refused) AS refused, sum(c.shadow) AS shadow,
+                     max(c.granted + c.refused + c.shadow) AS top,
+                     ('1' || repeat('0', length(max(c.granted + c.refused + c.shadow)::text) - 2))::numeric AS ten
+              FROM counted AS c GROUP BY c.name
+              ORDER BY sum(c.refused) DESC, sum(c.shadow) DESC, sum(c.granted) DESC, c.name LIMIT 20) AS e
+    ), stepped AS (
+        SELECT n.name, k.step,
+               '<tr><th scope="row">' || k.date || '</th><td class="n">' || to_char(v.granted, number) || '</td><td class="n">' || to_char(v.delayed, number)
+               || '</td><td class="n">' || to_char(v.refused, number) || '</td><td class="n">' || to_char(v.shadow, number) || '</td></tr>' AS line,
+               '<g><title>' || k.clock || ': ' || concat_ws(', ', to_char(v.granted, number) || ' granted', CASE WHEN v.delayed > 0 THEN 'of these ' || to_char(v.delayed, number) || ' delayed' END,
+                                                       to_char(v.refused, number) || ' refused', CASE WHEN v.shadow > 0 THEN to_char(v.shadow, number) || ' in shadow' END)
+               || '</title>' || b.bars || '</g>' AS bars
+        FROM charted AS n
+             CROSS JOIN known AS k
+             LEFT JOIN counted AS c ON c.name = n.name AND c.step = k.step
+             CROSS JOIN LATERAL (SELECT coalesce(c.granted, 0), coalesce(c.delayed, 0), coalesce(c.refused, 0), coalesce(c.shadow, 0)) AS v (granted, delayed, refused, shadow)
+             CROSS JOIN LATERAL (
+                 SELECT string_agg(format('<rect class="%s" x="%s%%" y="%s" width="1.1%%" height="%s"/>', p.class, round((k.step + 0.1) * 100 / steps, 2), 128 - p.below - p.height, p.height), '') AS bars
+                 -- what is there can be seen, however little it is
+                 FROM (SELECT q.class, round(120 * q.below / n.scale, 1) AS below, greatest(round(120 * q.amount / n.scale, 1), 2) AS height
+                       FROM (VALUES ('g', v.granted - v.delayed, 0), ('d', v.delayed, v.granted - v.delayed),
+                                    ('r', v.refused, v.granted), ('s', v.shadow, v.granted + v.refused)) AS q (class, amount, below)
+                       WHERE q.amount > 0) AS p) AS b
+    )
+    SELECT string_agg(
+               format('<figure><figcaption><h3>%s</h3><ul class="legend">%s</ul></figcaption>'
+                      '<div class="plot"><div class="y" aria-hidden="true"><span>%s</span><span>%s</span><span>0</span></div>'
+                      '<svg role="img" aria-label="%s">%s<line class="line" x1="0" x2="100%%" y1="8" y2="8"/><line class="line" x1="0" x2="100%%" y1="68" y2="68"/><line class="line" x1="0" x2="100%%" y1="128" y2="128"/>%s%s</svg></div>'
+                      '<details><summary>The same as a table</summary><table><caption>Requests per %s minutes under %s. A step without a row has no history.</caption><thead><tr><th scope="col">From</th><th scope="col" class="n">Granted</th>'
+                      '<th scope="col" class="n">Delayed</th><th scope="col" class="n">Refused</th><th scope="col" class="n">Shadow refused</th></tr></thead><tbody>%s</tbody></table></details></figure>',
+                      h.name,
+                      (SELECT string_agg(format('<li><svg aria-hidden="true" focusable="false"><rect class="%s" x="1" y="1" width="12" height="12"/></svg>%s %s</li>', e.class, to_char(e.amount, number), e.label), '')
+                       FROM (VALUES ('g', n.granted - n.delayed, CASE WHEN n.delayed > 0 THEN 'granted at once' ELSE 'granted' END), ('d', n.delayed, 'granted with a delay'),
+                                    ('r', n.refused, 'refused'), ('s', n.shadow, 'would be refused (shadow)')) AS e (class, amount, label)
+                       WHERE e.amount > 0 OR e.class IN ('g', 'r')),
+                      to_char(n.scale, number), to_char(n.scale / 2, number),
+                      h.name || ', requests per ' || extract(minute FROM span) || ' minutes from ' || to_char(since, 'YYYY-MM-DD HH24:MI"Z"') || ' to ' || to_char(now_at, 'YYYY-MM-DD HH24:MI"Z"') || ': '
+                      || to_char(n.granted, number) || ' granted, ' || to_char(n.delayed, number) || ' of these delayed, ' || to_char(n.refused, number) || ' refused, '
+                      || to_char(n.shadow, number) || ' would be refused by a shadow. The table below has the same.',
+                      coalesce(gaps, ''), s.bars, coalesce(hours, ''), extract(minute FROM span), h.name, s.lines),
+               '' ORDER BY n.refused DESC, n.shadow DESC, n.granted DESC, n.name)
+    INTO charts
+    FROM charted AS n
+         CROSS JOIN LATERAL (SELECT @extschema@.fl_rate_html(n.name)) AS h (name)
+         JOIN (SELECT t.name, string_agg(t.bars, '' ORDER BY t.step) AS bars, string_agg(t.line, '' ORDER BY t.step DESC) AS lines FROM stepped AS t GROUP BY t.name) AS s ON s.name = n.name;
+    SELECT string_agg(@extschema@.fl_rate_html(q.name), ', ' ORDER BY q.name), max(q.others) INTO quiet, more
+    FROM (SELECT DISTINCT l.name, count(*) OVER () - 50 AS others
+          FROM (SELECT DISTINCT s.name FROM @extschema@.fl_rate_stats AS s) AS l
+          WHERE NOT EXISTS (SELECT FROM @extschema@.fl_rate_history AS h WHERE h.name = l.name AND h.minute >= since AND h.minute <= now_at)
+          ORDER BY l.name LIMIT 50) AS q;
+
+    -- Definitions
+    WITH judged AS MATERIALIZED (
+        SELECT l.*,
+               CASE WHEN NOT l.enabled THEN 'disabled'
+                    WHEN l.valid_from > now_at THEN 'not valid yet'
+                    WHEN l.valid_until <= now_at THEN 'no longer valid'
+                    WHEN l.limit_id <= 0 AND current_setting('fliplet_ratelimit.shipped_limits', true) = 'off' THEN 'shipped, which are switched off'
+                    WHEN l.limit_id <= 0 AND EXISTS (SELECT FROM @extschema@.fl_rate_limit AS o
+                                                     WHERE o.name = l.name AND o.limit_id > 0 AND o.key IS NULL AND o.plan IS NULL AND o.enabled
+                                                       AND (o.valid_from > now_at) IS NOT TRUE AND (o.valid_until <= now_at) IS NOT TRUE) THEN 'shipped and replaced'
+               END AS fate
+        FROM @extschema@.fl_rate_limit AS l
+    ), listed AS (
+        SELECT j.* FROM judged AS j WHERE j.fate IS NULL
+        ORDER BY j.key IS NOT NULL, j.name, j.plan NULLS FIRST, j.key LIMIT 200
+    )
+    SELECT (SELECT string_agg(
+                format('<tr><th scope="row">%s%s</th><td data-l="For"><span>%s</span></td><td data-l="Scope, API"><span>%s, %s</span></td><td data-l="Requests"><span>%s</span></td>'
+                       '<td data-l="Algorithm"><span>%s</span></td><td data-l="When reached"><span>%s</span></td><td data-l="Valid"><span>%s</span></td></tr>',
+                       @extschema@.fl_rate_html(d.name),
+                       CASE WHEN d.comment <> '' THEN ' <small>' || @extschema@.fl_rate_html(d.comment) || '</small>' ELSE '' END,
+                       CASE WHEN d.key IS NOT NULL THEN 'key <bdi class="k">' || @extschema@.fl_rate_html(d.key) || '</bdi>'
+                            WHEN d.plan IS NOT NULL THEN 'plan ' || @extschema@.fl_rate_html(d.plan)
+                            ELSE 'everyone' || CASE WHEN d.limit_id <= 0 THEN ', shipped' ELSE '' END END,
+                       @extschema@.fl_rate_html(d.scope),
+                       CASE d.api WHEN '*' THEN 'all APIs' ELSE @extschema@.fl_rate_html(d.api) END,
+                       CASE WHEN d.max_requests IS NULL THEN 'unlimited'
+                            WHEN d.max_requests = 0 THEN 'blocked'
+                            ELSE to_char(d.max_requests, number) || ' per ' || replace(regexp_replace(ltrim(d.period::text, '@ '), '^1 (?=[a-z]+$)', ''), 'mon', 'month')
+                                 || coalesce(', bursts of ' || to_char(d.burst, number), '') END,
+                       replace(d.algorithm, '_', ' ')
+                       || CASE d.algorithm WHEN 'fixed_window' THEN ', ' || @extschema@.fl_rate_html(d.time_zone) ELSE '' END
+                       || coalesce(', from ' || @extschema@.fl_rate_html(d.anchor), ''),
+                       CASE d.on_limit WHEN 'refuse' THEN 'refuse'
+                                       WHEN 'count' THEN 'count only (shadow)'
+                                       ELSE 'delay up to ' || ltrim(coalesce(d.max_delay, interval '1 s')::text, '@ ') || ', then refuse' END,
+                       CASE WHEN d.valid_from IS NULL AND d.valid_until IS NULL THEN 'always'
+                            ELSE concat_ws(' ', 'from ' || @extschema@.fl_rate_html(d.valid_from), 'until ' || @extschema@.fl_rate_html(d.valid_until)) END),
+                '' ORDER BY d.name, d.key NULLS FIRST, d.plan NULLS FIRST) FROM listed AS d),
+           (SELECT count(*) FROM judged AS j WHERE j.fate IS NULL),
+           (SELECT string_agg(f.n || ' ' || f.fate, ', ' ORDER BY f.fate) FROM (SELECT j.fate, to_char(count(*), number) AS n FROM judged AS j WHERE j.fate IS NOT NULL GROUP BY j.fate) AS f)
+    INTO in_force, counted, hidden;
+
+    RETURN concat(
+        '<!DOCTYPE html>', chr(10), '<html lang="en"><head><meta charset="utf-8"/>',
+        -- nothing is to be loaded or run, whatever a key tries
+        '<meta http-equiv="Content-Security-Policy" content="default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;; base-uri &#39;none&#39;; form-action &#39;none&#39;"/>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>',
+        '<meta name="referrer" content="no-referrer"/><meta name="robots" content="noindex"/>',
+        '<title>Rate limits of ', @extschema@.fl_rate_html(current_database()::text), '</title><style>', style, '</style></head><body>', patterns,
+        chr(10), '<header><h1>Rate limits</h1><p class="soft">Database <strong>', @extschema@.fl_rate_html(current_database()::text), '</strong>, as of ', @extschema@.fl_rate_html(now_at),
+        CASE WHEN pg_is_in_recovery() THEN ', on a standby' ELSE '' END, '. Counters are those of this server.</p>', alerts,
+        '<dl class="tiles"><div><dt>Granted, six hours</dt><dd>', to_char(total.granted, number), '</dd></div><div><dt>Refused, six hours</dt><dd>', to_char(total.refused, number),
+        CASE WHEN total.granted + total.refused > 0 THEN ' <small>' || round(100 * total.refused / (total.granted + total.refused), 1) || '% of all</small>' END,
+        '</dd></div><div><dt>Counters in memory</dt><dd>', to_char(store.keys, number), '</dd></div><div><dt>Memory in use</dt><dd>', pg_size_pretty(store.memory_used),
+        ' <small>of ', pg_size_pretty(store.memory_limit), '</small></dd></div></dl>',
+        '<nav aria-label="Contents"><ul><li><a href="#time">Over time</a></li><li><a href="#nearest">Nearest to their limit</a></li><li><a href="#refused">Most refused</a></li>',
+        '<li><a href="#totals">Totals</a></li><li><a href="#memory">Memory</a></li><li><a href="#definitions">Definitions</a></li></ul></nav></header><main>',
+        chr(10), '<section aria-labelledby="time"><h2 id="time">Over time</h2>',
+        CASE WHEN charts IS NULL THEN '<p>No history of the last six hours. fl_rate_maintain() writes it: see fl_rate_schedule().</p>'
+             ELSE concat('<p class="soft">Requests per ', extract(minute FROM span), ' minutes from ', @extschema@.fl_rate_html(since), ', hours in UTC. Where it is dotted there is no history: nothing was asked for, or no maintenance ran.',
+                         CASE WHEN total.names > 20 THEN ' The 20 most refused of ' || to_char(total.names, number) || ' limits.' END, '</p><div class="charts">', charts, '</div>') END,
+        '<p>Without history in this time: ' || quiet || CASE WHEN more > 0 THEN ' and ' || to_char(more, number) || ' more' ELSE '' END || '.</p>',
+        '</section>', chr(10), '<section aria-labelledby="nearest"><h2 id="nearest">Nearest to their limit</h2>',
+        coalesce(format(cards, 'The counters in memory with the largest share in use, ten at most', head) || nearest || done, '<p>No counter in memory has anything in use.</p>'),
+        '</section>', chr(10), '<section aria-labelledby="refused"><h2 id="refused">Most refused</h2>',
+        coalesce(format(cards, 'The counters in memory that have refused most since they exist, ten at most', head) || refused || done, '<p>No counter in memory has refused a request.</p>'),
+        coalesce(format(cards, 'The keys that were refused most in six hours, by history, ten at most',
+                        '<th scope="col">Key</th><th scope="col">Limit</th><th scope="col" class="n">Refused</th><th scope="col">Last listed</th>') || earlier || done, '<p>No refused key in the history of six hours.</p>'),
+        '</section>', chr(10), '<section aria-labelledby="totals"><h2 id="totals">Totals</h2>',
+        coalesce(format(cards, 'Requests per limit since the statistics began, the 50 most refused',
+                        '<th scope="col">Limit</th><th scope="col" class="n">Granted</th><th scope="col" class="n">Refused</th><th scope="col" class="n">Delayed</th><th scope="col" class="n">Shadow refused</th><th scope="col" class="n">Counters</th><th scope="col">Last refused</th>') || totals || done,
+                 '<p>There is no limit.</p>'),
+        '</section>', chr(10), '<section aria-labelledby="memory"><h2 id="memory">Memory</h2>',
+        '<p>', to_char(store.memory_used, number), ' of ', to_char(store.memory_limit, number), ' bytes (', to_char(trunc(100.0 * store.memory_used / nullif(store.memory_limit, 0)), number), '%), by all databases of this server. Memory once taken is kept and used again.</p>',
+        '<svg class="m" role="img" aria-label="', to_char(trunc(100.0 * store.memory_used / nullif(store.memory_limit, 0)), number), '% of the memory is in use"><rect class="t" width="100%" height="100%" rx="2"/><rect class="g" width="', least(100, round(100.0 * store.memory_used / nullif(store.memory_limit, 0), 1)), '%" height="100%" rx="2"/></svg>',
+        '<p>', to_char(store.refused_full, number), ' requests found no room. ', to_char(store.swept, number), ' expired counters made room for others. ', to_char(store.waiters, number), ' sessions sleep in fl_rate_wait().',
+        ' Since ' || @extschema@.fl_rate_html(store.since) || '.', '</p>',
+        '</section>', chr(10), '<section aria-labelledby="definitions"><h2 id="definitions">Definitions in force</h2>',
+        coalesce(format(cards, CASE WHEN counted > 200 THEN '200 of ' || to_char(counted, number) || ' rows' ELSE to_char(counted, number) || CASE counted WHEN 1 THEN ' row' ELSE ' rows' END END
+                               || '. Of the rows of one limit, the one for the key stands before that for the plan, and that before the one for everyone.',
+                        '<th scope="col">Limit</th><th scope="col">For</th><th scope="col">Scope, API</th><th scope="col">Requests</th><th scope="col">Algorithm</th><th scope="col">When reached</th><th scope="col">Valid</th>') || in_force || done,
+                 '<p>None: no request is limited.</p>'),
+        '<p class="soft">Not in force: ' || hidden || '.</p>',
+        '</section></main>', chr(10), '<footer><p class="soft">fliplet_ratelimit ', (SELECT @extschema@.fl_rate_html(e.extversion) FROM pg_extension AS e WHERE e.extname = 'fliplet_ratelimit'),
+        ', PostgreSQL ', @extschema@.fl_rate_html(current_setting('server_version')), '. Dates are in UTC. This page shows keys: it is for administrators.</p></footer></body></html>', chr(10));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.fl_rate_report() IS 'an HTML page about limits, counters, refused keys, history, memory and definitions; shows keys. For psql -AtXc ''SELECT fl_rate_report()'' > report.html';
+
+-- ---------------------------------------------------------------------------
 -- Rights
 -- ---------------------------------------------------------------------------
 

@@ -123,6 +123,10 @@ INSERT INTO things (statement) VALUES
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, granted, refused, keys FROM public.fl_rate_stats ORDER BY name) AS q$$), ($$SELECT keys FROM public.fl_rate_store$$),
     ($$SELECT pg_catalog.count(*) FROM public.fl_rate_counter_rows()$$), ($$SELECT granted FROM public.fl_rate_stats_of('h')$$), ($$SELECT waiters FROM public.fl_rate_store_row()$$),
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT limit_id, name, scope, api, max_requests, time_zone FROM public.fl_rate_shipped()) AS q$$),
+    ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, scope, key, api, used, max_requests, share, refused FROM public.fl_rate_top(5)) AS q$$), ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, key FROM public.fl_rate_top()) AS q$$),
+    ($$SELECT public.fl_rate_top(0)$$), ($$SELECT public.fl_rate_html(E'<\u00e9\u202e>'::pg_catalog.text)$$), ($$SELECT public.fl_rate_html('2020-01-01 12:00:00+02'::pg_catalog.timestamptz)$$),
+    -- without its numbers and dates
+    ($$SELECT pg_catalog.regexp_replace(public.fl_rate_report(), '^.*</style>|[0-9][-:.,0-9TZ ]*', '#', 'g')$$),
     -- triggers
     ($$CREATE TABLE public.entries (owner pg_catalog.text)$$),
     ($$CREATE TRIGGER limit_rows BEFORE INSERT ON public.entries FOR EACH ROW EXECUTE FUNCTION public.fl_rate_trigger('user', 'hostile', 'column:owner')$$),
@@ -131,6 +135,7 @@ INSERT INTO things (statement) VALUES
     -- keeping
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT name, key, refused FROM public.fl_rate_refused_keys('-infinity', 5) ORDER BY name, key) AS q$$), ($$SELECT granted IS NULL FROM public.fl_rate_totals_of('h')$$),
     ($$SELECT pg_catalog.json_agg(q) FROM (SELECT key, record IS NULL FROM public.fl_rate_unsaved() ORDER BY key, identity) AS q$$), ($$SELECT public.fl_rate_maintain()$$), ($$SELECT public.fl_rate_sweep() IS NULL$$),
+    ($$SELECT pg_catalog.strpos(public.fl_rate_report(), '<svg role="img" aria-label="h, requests per 5 minutes') OPERATOR(pg_catalog.>) 0$$),
     ($$SELECT public.fl_rate_schedule()$$),
     ($$SELECT public.fl_rate_age('user', 'k', 'hostile', '1 s')$$), ($$SELECT public.fl_rate_reset('user', 'k', 'hostile')$$), ($$SELECT public.fl_rate_reset('user', 1, 'hostile')$$), ($$SELECT public.fl_rate_forget('app', 'k')$$),
     ($$SELECT public.fl_rate_undefine('h', 'special')$$), ($$SELECT public.fl_rate_undefine('h', plan => 'gold')$$), ($$SELECT public.fl_rate_undefine('h')$$), ($$SELECT public.fl_rate_undefine('h')$$),

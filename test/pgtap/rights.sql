@@ -1,7 +1,7 @@
 -- Rights: nobody can spend, read or reset another's quota without a grant.
 
 BEGIN;
-SELECT plan(65);
+SELECT plan(73);
 
 SET LOCAL client_min_messages = warning;
 CREATE ROLE flr_nobody;
@@ -53,6 +53,8 @@ FROM unnest(ARRAY[
     $$ SELECT fl_rate_stats_reset() $$,
     $$ SELECT fl_rate_define('x', 'user', 'small', 3, '1 h') $$,
     $$ SELECT fl_rate_undefine('small') $$,
+    $$ SELECT fl_rate_report() $$,
+    $$ SELECT * FROM fl_rate_top() $$,
     $$ SELECT * FROM fl_rate_counters $$,
     $$ SELECT * FROM fl_rate_stats $$,
     $$ SELECT * FROM fl_rate_store $$,
@@ -109,6 +111,8 @@ FROM unnest(ARRAY[
     $$ SELECT fl_rate_wait('user', 'c'::text, 'small') $$,
     $$ SELECT fl_rate_reset('user', 'c'::text, 'small') $$,
     $$ SELECT fl_rate_reset_all() $$,
+    $$ SELECT fl_rate_report() $$,
+    $$ SELECT * FROM fl_rate_top() $$,
     $$ SELECT * FROM fl_rate_counters $$,
     $$ SELECT * FROM fl_rate_limit $$]) AS statement;
 SELECT throws_ok($$ SELECT fl_rate_check('user', '1', 'smal') $$, '42704', NULL, 'a caller gets the errors of everybody');
@@ -121,10 +125,26 @@ SELECT is((SELECT keys > 0 FROM fl_rate_store), true, 'and the store');
 SELECT throws_ok(statement, '42501', NULL, 'not pg_monitor: ' || statement)
 FROM unnest(ARRAY[
     $$ SELECT * FROM fl_rate_counters $$,
+    $$ SELECT fl_rate_report() $$,
+    $$ SELECT * FROM fl_rate_top() $$,
     $$ SELECT * FROM fl_rate_explain('user', '1', 'small') $$,
     $$ SELECT fl_rate_check('user', '1'::text, 'small') $$,
     $$ SELECT fl_rate_stats_reset() $$,
     $$ SELECT * FROM fl_rate_secret $$]) AS statement;
+RESET SESSION AUTHORIZATION;
+
+-- Administrators, by the grants of README.md: what a report shows takes the right
+-- to see it, beside the right to make one
+CREATE ROLE flr_admin;
+GRANT EXECUTE ON FUNCTION fl_rate_report(), fl_rate_top(integer), fl_rate_html(text), fl_rate_html(timestamptz),
+    fl_rate_counter_rows(), fl_rate_stats_of(text), fl_rate_store_row() TO flr_admin;
+GRANT SELECT ON fl_rate_limit, fl_rate_stats, fl_rate_store, fl_rate_history, fl_rate_history_top TO flr_admin;
+SET LOCAL SESSION AUTHORIZATION flr_admin;
+SELECT throws_ok('SELECT fl_rate_report()', '42501', NULL, 'a report is no way around the rights on fl_rate_counters');
+RESET SESSION AUTHORIZATION;
+GRANT SELECT ON fl_rate_counters TO flr_admin;
+SET LOCAL SESSION AUTHORIZATION flr_admin;
+SELECT is((SELECT count(*) FROM fl_rate_top() WHERE name = 'small') > 0 AND fl_rate_report() ~ 'Nearest', true, 'with all of them an administrator has both');
 RESET SESSION AUTHORIZATION;
 
 -- Owning a table of the same name, or a path that leads elsewhere, changes nothing
