@@ -1041,7 +1041,7 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .75
   .cards, .cards caption, .cards tbody, .cards tr, .cards th, .cards td { display: block; }
   .cards tr { border: 1px solid var(--line); border-radius: .5rem; background: var(--card); padding: .5rem .75rem; margin-bottom: .6rem; }
   .cards th, .cards td { border: 0; padding: .15rem 0; min-width: 0; }
-  .cards td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); text-align: start; white-space: normal; }
+  .cards td { display: grid; grid-template-columns: 7rem minmax(0, 1fr); column-gap: .5rem; text-align: start; white-space: normal; }
   .cards td::before { content: attr(data-l); color: var(--soft); font-size: .875rem; }
   .cards .m { max-width: 12rem; }
   .cards time { white-space: normal; }
