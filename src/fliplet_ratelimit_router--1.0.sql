@@ -193,6 +193,7 @@ CREATE FUNCTION @extschema@.fl_rate_explain(scope text, key text, api text, plan
 RETURNS TABLE (name text, limit_id integer, applies boolean, why text, max_requests bigint, period interval,
                used bigint, remaining bigint, granted bigint, refused bigint, next_valid_at timestamptz)
 LANGUAGE plproxy VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 10
+SET search_path = pg_catalog, pg_temp
 AS $$
     CLUSTER 'fliplet_ratelimit';
     RUN ON @extschema@.fl_cluster_hash(scope, key);

@@ -2,7 +2,7 @@
 -- text whatever is in it, and the page is well-formed
 --
 -- The page is written so that it is XML as well; where the server can read XML it
--- is read here. What a browser makes of it: test/t/027_report.pl
+-- is read here. What a browser makes of it: test/t/028_report.pl
 
 BEGIN;
 SELECT * FROM no_plan();
