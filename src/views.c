@@ -572,12 +572,15 @@ fl_rate_stats_of(PG_FUNCTION_ARGS)
 	TupleDesc	desc = sum_stats(fcinfo, &name, false, &sum);
 	Datum		values[8] = {0};
 	bool		nulls[8] = {0};
+	int64		wall_offset;
 
 	set_sums(values, &sum);
+	/* by one look at the clocks, so that equal times stay equal */
+	wall_offset = flr_counters_date(0);
 	set_date(values, nulls, 5, sum.last_checked ?
-			 flr_counters_date(sum.last_checked) : 0);
+			 wall_offset + sum.last_checked : 0);
 	set_date(values, nulls, 6, sum.last_refused ?
-			 flr_counters_date(sum.last_refused) : 0);
+			 wall_offset + sum.last_refused : 0);
 	values[7] = TimestampTzGetDatum(sum.since == PG_INT64_MAX ?
 									flr_store->since : sum.since);
 	return HeapTupleGetDatum(heap_form_tuple(desc,
