@@ -111,24 +111,13 @@ static const struct config_enum_entry failure_answers[] = {
  * ------------------------------------------------------------------------
  */
 
-/* Callback: a foreign server was changed. */
+/* Callback: what a flag says is valid was made from a catalog that changed. */
 static void
-server_changed(Datum arg, int cache, uint32 hash)
+catalog_changed(Datum flag, int cache, uint32 hash)
 {
-	(void) arg;
 	(void) cache;
 	(void) hash;
-	map_valid = false;
-}
-
-/* Callback: a function was changed. */
-static void
-function_changed(Datum arg, int cache, uint32 hash)
-{
-	(void) arg;
-	(void) cache;
-	(void) hash;
-	functions_valid = false;
+	*(bool *) DatumGetPointer(flag) = false;
 }
 
 /* The number of an option p0, p1, ...; -1: it is another option. */
@@ -249,8 +238,10 @@ flr_nodes_begin(Oid function)
 
 	if (!registered)
 	{
-		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, server_changed, 0);
-		CacheRegisterSyscacheCallback(PROCOID, function_changed, 0);
+		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, catalog_changed,
+									  PointerGetDatum(&map_valid));
+		CacheRegisterSyscacheCallback(PROCOID, catalog_changed,
+									  PointerGetDatum(&functions_valid));
 		registered = true;
 	}
 	AcceptInvalidationMessages();

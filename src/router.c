@@ -61,12 +61,6 @@ typedef struct Spread
  * ------------------------------------------------------------------------
  */
 
-static Datum
-text_datum(FlrText text)
-{
-	return PointerGetDatum(cstring_to_text_with_len(text.data, text.size));
-}
-
 /* Set an argument. */
 static void
 set_arg(FlrNodeRequest *call, int number, Datum value)
@@ -79,11 +73,11 @@ set_arg(FlrNodeRequest *call, int number, Datum value)
 static void
 set_rest(FlrNodeRequest *call, const FlrRequest *request)
 {
-	set_arg(call, 3, text_datum(request->api));
+	set_arg(call, 3, flr_text_datum(request->api));
 	set_arg(call, 4, Int64GetDatum(request->cost));
 	call->args[5].isnull = request->plan.data == NULL;
 	if (!call->args[5].isnull)
-		set_arg(call, 5, text_datum(request->plan));
+		set_arg(call, 5, flr_text_datum(request->plan));
 }
 
 /* Prepare a call about one pair. */
@@ -93,8 +87,8 @@ about_pair(FlrNodeRequest *call, FlrNodeCall what, int node,
 {
 	call->call = what;
 	call->node = node;
-	set_arg(call, 1, text_datum(request->pairs[pair].scope));
-	set_arg(call, 2, text_datum(request->pairs[pair].key));
+	set_arg(call, 1, flr_text_datum(request->pairs[pair].scope));
+	set_arg(call, 2, flr_text_datum(request->pairs[pair].key));
 	set_rest(call, request);
 }
 
@@ -108,8 +102,8 @@ about_group(FlrNodeRequest *call, FlrNodeCall what, const NodeGroup *group,
 
 	for (int i = 0; i < group->npairs; i++)
 	{
-		scopes[i] = text_datum(request->pairs[group->pairs[i]].scope);
-		keys[i] = text_datum(request->pairs[group->pairs[i]].key);
+		scopes[i] = flr_text_datum(request->pairs[group->pairs[i]].scope);
+		keys[i] = flr_text_datum(request->pairs[group->pairs[i]].key);
 	}
 	call->call = what;
 	call->node = group->node;

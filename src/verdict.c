@@ -178,8 +178,8 @@ flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset, Datum scope,
 }
 
 /* A text datum of an argument's text. */
-static Datum
-text_datum(FlrText text)
+Datum
+flr_text_datum(FlrText text)
 {
 	return PointerGetDatum(cstring_to_text_with_len(text.data, text.size));
 }
@@ -207,8 +207,8 @@ flr_outcome_datum(FunctionCallInfo fcinfo, const FlrRequest *request,
 	}
 	flr_outcome_values(outcome,
 					   says_nothing(outcome) ? 0 : flr_counters_date(0),
-					   text_datum(pair->scope), text_datum(pair->key),
-					   text_datum(request->api), values, nulls);
+					   flr_text_datum(pair->scope), flr_text_datum(pair->key),
+					   flr_text_datum(request->api), values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 

@@ -49,6 +49,7 @@ extern void flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 extern void flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset,
 							   Datum scope, Datum key, Datum api,
 							   Datum *values, bool *nulls);
+extern Datum flr_text_datum(FlrText text);
 extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
 							   const FlrRequest *request,
 							   const FlrOutcome *outcome);

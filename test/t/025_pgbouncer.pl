@@ -17,7 +17,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my ($program) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin';
+my $program = find_pgbouncer();
 plan skip_all => 'there is no pgbouncer here' unless $program;
 my ($version) = `'$program' --version` =~ /PgBouncer (\d+\.\d+)/;
 my ($major, $minor) = split(/\./, $version);
@@ -43,30 +43,10 @@ SQL
 
 # ---- a pool of four server connections, and one of a single one
 
-my $dir = PostgreSQL::Test::Utils::tempdir_short();
-my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $server = 'host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
-my $user = getpwuid($<);
-
-append_to_file("$dir/users", qq("$user" ""\n));
-append_to_file("$dir/pgbouncer.ini", <<EOC . ($keeps_prepared ? "max_prepared_statements = 100\n" : ''));
-[databases]
-postgres = $server pool_size=4
-single = $server pool_size=1
-
-[pgbouncer]
-listen_addr =
-listen_port = $port
-unix_socket_dir = $dir
-auth_type = trust
-auth_file = $dir/users
-admin_users = $user
-pool_mode = transaction
-max_client_conn = 100
-logfile = $PostgreSQL::Test::Utils::log_path/pgbouncer.log
-pidfile = $dir/pid
-EOC
-my $bouncer = IPC::Run::start([ $program, '-q', "$dir/pgbouncer.ini" ], '<', \undef, '>', \my $out_of, '2>', \my $err_of);
+my ($dir, $port, $bouncer) = start_pgbouncer($program,
+	"postgres = $server pool_size=4\nsingle = $server pool_size=1",
+	$keeps_prepared ? 'max_prepared_statements = 100' : '');
 
 END
 {

@@ -122,9 +122,6 @@ is(scalar @holders, 1, 'one node has a counter of that key');
 # ---- errors, field by field, as when called directly
 
 my $direct = session($nodes[0]);
-my $limit = "SELECT count(fl_rate_check('user', 'same', 'hourly')) FROM generate_series(1, 5)";
-ask_ok($_, $limit) foreach $direct;
-ask_ok($_, 'SELECT count(*) FROM generate_series(1, 5)') foreach $r1;
 my ($key) = ask_ok($r1, "SELECT k FROM generate_series(1, 1000) AS k WHERE fl_cluster_hash('user', k::text) & 63 >= 16 LIMIT 1");
 ask_ok($_, "SELECT count(fl_rate_check('user', '$key', 'hourly')) FROM generate_series(1, 5)") foreach $direct, $r1;
 foreach my $query (
@@ -154,8 +151,7 @@ ask_ok($r1, 'BEGIN READ ONLY');
 is(ask_ok($r1, "SELECT fl_rate_check('user', 'read-only', 'hourly')"), 4, 'in a read-only transaction');
 ask_ok($r1, 'ROLLBACK');
 is(ask_ok($r2, "SELECT remaining FROM fl_rate_peek('user', 'read-only', 'hourly')"), 4, 'whose rollback gives nothing back');
-ask_ok($r1, "BEGIN; CREATE TEMPORARY TABLE nothing ()");
-ask_ok($r1, 'ROLLBACK; BEGIN');
+ask_ok($r1, 'BEGIN');
 ask_ok($r1, "SELECT fl_rate_check('user', 'prepared', 'hourly')");
 ask_ok($r1, "PREPARE TRANSACTION 'p'");
 ask_ok($r1, "ROLLBACK PREPARED 'p'");
@@ -295,27 +291,9 @@ is(ask_ok($r1, 'SELECT array_agg(cardinality(slots) ORDER BY slots[1]) FROM fl_c
 
 SKIP:
 {
-	my ($program) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin';
+	my $program = find_pgbouncer();
 	skip 'there is no pgbouncer here', 5 unless $program;
-	my $dir = PostgreSQL::Test::Utils::tempdir_short();
-	my $port = PostgreSQL::Test::Cluster::get_free_port();
-	my $user = getpwuid($<);
-
-	append_to_file("$dir/users", qq("$user" ""\n));
-	append_to_file("$dir/pgbouncer.ini", <<EOC);
-[databases]
-postgres = $strings[0] pool_size=2
-[pgbouncer]
-listen_addr =
-listen_port = $port
-unix_socket_dir = $dir
-auth_type = trust
-auth_file = $dir/users
-pool_mode = transaction
-logfile = $PostgreSQL::Test::Utils::log_path/pgbouncer.log
-pidfile = $dir/pid
-EOC
-	my $bouncer = IPC::Run::start([ $program, '-q', "$dir/pgbouncer.ini" ], '<', \undef, '>', \my $out_of, '2>', \my $err_of);
+	my ($dir, $port, $bouncer) = start_pgbouncer($program, "postgres = $strings[0] pool_size=2", '');
 	my ($pooled) = ask_ok($r1, "SELECT k FROM generate_series(1, 1000) AS k WHERE fl_cluster_hash('user', k::text) & 63 = 1 LIMIT 1");
 	ask_ok($r1, "SELECT fl_rate_reset('user', '$pooled', 'hourly')");
 	ok(wait_until(sub { (ask($r1, "SELECT fl_cluster_move(1, 'host=$dir port=$port dbname=postgres')"))[1] eq '' }), 'a slot behind PgBouncer');

@@ -23,7 +23,8 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(new_node session ask ask_ok start_query finish_query
   refused_ok granted_ok sqlstate spend seconds_since wait_until
-  copy_source make_in build_shim start_with start_busy stop_busy crashed_ok);
+  copy_source make_in build_shim start_with start_busy stop_busy crashed_ok
+  find_pgbouncer start_pgbouncer);
 
 # A cluster named $name. Options: conf (more configuration), start, extension
 # (0 to leave that out), install_path (of another server than the one under
@@ -240,6 +241,46 @@ sub stop_busy
 		unlink $log;
 	}
 	return @requests;
+}
+
+# PgBouncer's program, or nothing
+sub find_pgbouncer
+{
+	my ($program) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin', '/usr/local/sbin';
+
+	return $program;
+}
+
+# Start it in transaction mode, in front of the databases that these lines name,
+# with more settings. Returns its folder, where its socket is, its port, and
+# the process.
+sub start_pgbouncer
+{
+	my ($program, $databases, $settings) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir_short();
+	my $port = PostgreSQL::Test::Cluster::get_free_port();
+	my $user = getpwuid($<);
+
+	append_to_file("$dir/users", qq("$user" ""\n));
+	append_to_file("$dir/pgbouncer.ini", <<EOC);
+[databases]
+$databases
+
+[pgbouncer]
+listen_addr =
+listen_port = $port
+unix_socket_dir = $dir
+auth_type = trust
+auth_file = $dir/users
+admin_users = $user
+pool_mode = transaction
+max_client_conn = 100
+logfile = $PostgreSQL::Test::Utils::log_path/pgbouncer.log
+pidfile = $dir/pid
+$settings
+EOC
+	return ($dir, $port,
+		IPC::Run::start([ $program, '-q', "$dir/pgbouncer.ini" ], '<', \undef, '>', \my $out, '2>', \my $err));
 }
 
 # The server's log tells of no crash (or of as many as are expected).
