@@ -21,6 +21,7 @@
 #include "utils/wait_event.h"
 
 #include "check.h"
+#include "refusal.h"
 #include "request.h"
 #include "slots.h"
 
@@ -305,21 +306,19 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 		for (int i = 0; i < n; i++)
 		{
 			FlrOutcome	outcome;
-			Datum		values[FLR_VERDICT_COLUMNS];
-			bool		nulls[FLR_VERDICT_COLUMNS];
+			FlrVerdictRow row;
 
 			if (flr_enabled)
 				flr_counters_request(chunk_item(items, i), FLR_MODE_TRY, 0,
 									 &outcome, NULL);
 			else
 				kill_switch(&outcome);
-			flr_outcome_values(&outcome, wall_offset,
+			flr_row_of_outcome(&row, &outcome, wall_offset,
 							   batch.scopes.elements[first + i],
 							   batch.keys.elements[first + i],
-							   batch.apis.elements[first + i],
-							   values, nulls);
+							   batch.apis.elements[first + i]);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-								 values, nulls);
+								 row.values, row.nulls);
 		}
 	}
 	MemoryContextSwitchTo(old);

@@ -17,7 +17,7 @@
 #include "router.h"
 #include "settings.h"
 #include "slots.h"
-#include "verdict.h"
+#include "refusal.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
@@ -164,5 +164,5 @@ _PG_init(void)
 	MarkGUCPrefixReserved("fliplet_ratelimit");
 	flr_limits_init();
 	flr_keep_init();
-	flr_verdict_init();
+	flr_refusal_init();
 }

@@ -26,32 +26,32 @@ CREATE TYPE @extschema@.fl_rate_verdict AS (
 );
 COMMENT ON TYPE @extschema@.fl_rate_verdict IS 'the answer to a request';
 
-CREATE FUNCTION @extschema@.fl_node_try(slot integer, scope text, key text, api text, cost bigint, plan text) RETURNS @extschema@.fl_rate_verdict
+CREATE FUNCTION @extschema@.fl_node_try(slot integer, scope text, key text, api text, cost bigint, plan text) RETURNS bytea
 LANGUAGE plproxy AS $$
     CLUSTER 'fliplet_ratelimit';
     RUN ON slot;
-    SELECT v.* FROM @extschema@.fl_rate_try($2, $3, $4, $5, $6) AS v;
+    SELECT pg_catalog.record_send(@extschema@.fl_rate_try($2, $3, $4, $5, $6));
 $$;
 
-CREATE FUNCTION @extschema@.fl_node_peek(slot integer, scope text, key text, api text, cost bigint, plan text) RETURNS @extschema@.fl_rate_verdict
+CREATE FUNCTION @extschema@.fl_node_peek(slot integer, scope text, key text, api text, cost bigint, plan text) RETURNS bytea
 LANGUAGE plproxy AS $$
     CLUSTER 'fliplet_ratelimit';
     RUN ON slot;
-    SELECT v.* FROM @extschema@.fl_rate_peek($2, $3, $4, $5, $6) AS v;
+    SELECT pg_catalog.record_send(@extschema@.fl_rate_peek($2, $3, $4, $5, $6));
 $$;
 
-CREATE FUNCTION @extschema@.fl_node_try_all(slot integer, scopes text[], keys text[], api text, cost bigint, plan text) RETURNS @extschema@.fl_rate_verdict
+CREATE FUNCTION @extschema@.fl_node_try_all(slot integer, scopes text[], keys text[], api text, cost bigint, plan text) RETURNS bytea
 LANGUAGE plproxy AS $$
     CLUSTER 'fliplet_ratelimit';
     RUN ON slot;
-    SELECT v.* FROM @extschema@.fl_rate_try_all($2, $3, $4, $5, $6) AS v;
+    SELECT pg_catalog.record_send(@extschema@.fl_rate_try_all($2, $3, $4, $5, $6));
 $$;
 
-CREATE FUNCTION @extschema@.fl_node_peek_all(slot integer, scopes text[], keys text[], api text, cost bigint, plan text) RETURNS @extschema@.fl_rate_verdict
+CREATE FUNCTION @extschema@.fl_node_peek_all(slot integer, scopes text[], keys text[], api text, cost bigint, plan text) RETURNS bytea
 LANGUAGE plproxy AS $$
     CLUSTER 'fliplet_ratelimit';
     RUN ON slot;
-    SELECT v.* FROM @extschema@.fl_rate_peek_all($2, $3, $4, $5, $6) AS v;
+    SELECT pg_catalog.record_send(@extschema@.fl_rate_peek_all($2, $3, $4, $5, $6));
 $$;
 
 CREATE FUNCTION @extschema@.fl_node_refund(slot integer, scope text, key text, api text, cost bigint, plan text) RETURNS bigint
@@ -68,11 +68,18 @@ LANGUAGE plproxy AS $$
     SELECT @extschema@.fl_rate_reset($2, $3, $4);
 $$;
 
-CREATE FUNCTION @extschema@.fl_node_try_batch(slot integer, scopes text[], keys text[], apis text[], costs bigint[], plans text[]) RETURNS SETOF @extschema@.fl_rate_verdict
+CREATE FUNCTION @extschema@.fl_node_try_batch(slot integer, scopes text[], keys text[], apis text[], costs bigint[], plans text[]) RETURNS SETOF bytea
 LANGUAGE plproxy AS $$
     CLUSTER 'fliplet_ratelimit';
     RUN ON slot;
-    SELECT v.* FROM @extschema@.fl_rate_try_batch($2, $3, $4, $5, $6) AS v;
+    SELECT pg_catalog.record_send(v) FROM @extschema@.fl_rate_try_batch($2, $3, $4, $5, $6) AS v;
+$$;
+
+CREATE FUNCTION @extschema@.fl_node_explain(slot integer, scope text, key text, api text, plan text) RETURNS SETOF bytea
+LANGUAGE plproxy AS $$
+    CLUSTER 'fliplet_ratelimit';
+    RUN ON slot;
+    SELECT pg_catalog.record_send(e) FROM @extschema@.fl_rate_explain($2, $3, $4, $5) AS e;
 $$;
 
 -- What a node says about itself. The digest is over what the definitions mean,
@@ -192,13 +199,8 @@ COMMENT ON FUNCTION @extschema@.fl_cluster_hash(text, text) IS 'the hash that ro
 CREATE FUNCTION @extschema@.fl_rate_explain(scope text, key text, api text, plan text DEFAULT NULL)
 RETURNS TABLE (name text, limit_id integer, applies boolean, why text, max_requests bigint, period interval,
                used bigint, remaining bigint, granted bigint, refused bigint, next_valid_at timestamptz)
-LANGUAGE plproxy VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 10
-SET search_path = pg_catalog, pg_temp
-AS $$
-    CLUSTER 'fliplet_ratelimit';
-    RUN ON @extschema@.fl_cluster_hash(scope, key);
-    SELECT e.* FROM @extschema@.fl_rate_explain($1, $2, $3, $4) AS e;
-$$;
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 10
+AS 'MODULE_PATHNAME', 'fl_routed_explain';
 COMMENT ON FUNCTION @extschema@.fl_rate_explain(text, text, text, text) IS 'one row per definition that could apply to such a request, and why it does or does not';
 
 CREATE FUNCTION @extschema@.fl_rate_raise(verdict @extschema@.fl_rate_verdict)

@@ -68,6 +68,7 @@ static const struct
 {
 	const char *name;
 	int			nargs;
+	bool		returns_rows;
 }			calls[] = {
 	[FLR_NODE_TRY] = {"fl_node_try", 6},
 	[FLR_NODE_PEEK] = {"fl_node_peek", 6},
@@ -75,7 +76,8 @@ static const struct
 	[FLR_NODE_PEEK_ALL] = {"fl_node_peek_all", 6},
 	[FLR_NODE_REFUND] = {"fl_node_refund", 6},
 	[FLR_NODE_RESET] = {"fl_node_reset", 4},
-	[FLR_NODE_TRY_BATCH] = {"fl_node_try_batch", 6},
+	[FLR_NODE_TRY_BATCH] = {"fl_node_try_batch", 6, true},
+	[FLR_NODE_EXPLAIN] = {"fl_node_explain", 5, true},
 	[FLR_NODE_PROBE] = {"fl_node_probe", 1}
 };
 
@@ -438,29 +440,31 @@ invoke(FlrNodeRequest *request)
 	request->is_null = call->isnull;
 }
 
-/* The same of the one that returns rows; the caller has connected to SPI. */
+/* The same of one that returns rows; the caller has connected to SPI. */
 static void
-invoke_batch(FlrNodeRequest *request)
+invoke_rows(FlrNodeRequest *request)
 {
-	Oid			types[FLR_NODE_MAX_ARGS] = {
-		INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID,
-		TEXTARRAYOID
-	};
+	Oid		   *types;
+	int			nargs;
 	Datum		values[FLR_NODE_MAX_ARGS];
 	char		nulls[FLR_NODE_MAX_ARGS];
-	char	   *query;
+	StringInfoData query;
 
-	for (int i = 0; i < FLR_NODE_MAX_ARGS; i++)
+	(void) get_func_signature(functions[request->call].fn_oid, &types, &nargs);
+	initStringInfo(&query);
+	appendStringInfo(&query, "SELECT * FROM %s.%s(",
+					 quote_identifier(get_namespace_name(functions_schema)),
+					 calls[request->call].name);
+	for (int i = 0; i < nargs; i++)
 	{
 		values[i] = request->args[i].value;
 		nulls[i] = request->args[i].isnull ? 'n' : ' ';
+		appendStringInfo(&query, i == 0 ? "$%d" : ", $%d", i + 1);
 	}
-	query = psprintf("SELECT * FROM %s.%s($1, $2, $3, $4, $5, $6)",
-					 quote_identifier(get_namespace_name(functions_schema)),
-					 calls[FLR_NODE_TRY_BATCH].name);
-	if (SPI_execute_with_args(query, FLR_NODE_MAX_ARGS, types, values, nulls,
+	appendStringInfoChar(&query, ')');
+	if (SPI_execute_with_args(query.data, nargs, types, values, nulls,
 							  false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not run: %s", query);
+		elog(ERROR, "could not run: %s", query.data);
 	request->rows = SPI_tuptable;
 }
 
@@ -549,8 +553,8 @@ flr_node_call(FlrNodeRequest *request)
 		/* PL/Proxy tells the client of connections that it replaces */
 		client_min_messages = Max(messages, WARNING);
 		enable_timeout_after(LOCK_TIMEOUT, node_timeout);
-		if (request->call == FLR_NODE_TRY_BATCH)
-			invoke_batch(request);
+		if (calls[request->call].returns_rows)
+			invoke_rows(request);
 		else
 			invoke(request);
 		end_deadline();

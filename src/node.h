@@ -29,7 +29,8 @@ typedef enum FlrNodeCall
 	FLR_NODE_PEEK_ALL,
 	FLR_NODE_REFUND,
 	FLR_NODE_RESET,
-	FLR_NODE_TRY_BATCH,
+	FLR_NODE_TRY_BATCH,			/* answers rows */
+	FLR_NODE_EXPLAIN,			/* answers rows */
 	FLR_NODE_PROBE
 } FlrNodeCall;
 
@@ -54,7 +55,7 @@ typedef struct FlrNodeRequest
 	NullableDatum args[FLR_NODE_MAX_ARGS];
 	Datum		result;
 	bool		is_null;
-	struct SPITupleTable *rows; /* of a batch; until SPI_finish() */
+	struct SPITupleTable *rows; /* until SPI_finish() */
 	ErrorData  *error;			/* unless it was answered */
 } FlrNodeRequest;
 

@@ -30,12 +30,20 @@
 #include "utils/typcache.h"
 
 #include "node.h"
+#include "refusal.h"
 #include "request.h"
 #include "router.h"
-#include "verdict.h"
+#include "row.h"
 
-/* The delay's place in fl_rate_verdict. */
+/* Places in fl_rate_verdict. */
+#define REASON_COLUMN	1
 #define DELAY_COLUMN	3
+
+/* The types of its columns. */
+static const Oid verdict_types[FLR_VERDICT_COLUMNS] = {
+	BOOLOID, TEXTOID, INT8OID, INTERVALOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, INTERVALOID
+};
 
 /* What a request asks of one node. */
 typedef struct NodeGroup
@@ -44,7 +52,7 @@ typedef struct NodeGroup
 	int			npairs;
 	int			pairs[FLR_MAX_PAIRS];	/* their numbers in the request */
 	bool		absent;			/* the node does not answer */
-	Datum		datum;			/* its verdict, and the same read */
+	FlrVerdictRow row;			/* its verdict, and the same read */
 	FlrVerdict	verdict;
 } NodeGroup;
 
@@ -163,16 +171,31 @@ ask(FlrNodeRequest *call)
 	flr_node_raise(call);
 }
 
-/* Raise an error for an answer that is none. */
-static Datum
-verdict_of(const FlrNodeRequest *call)
+/* Read a row that a node has sent, or raise. */
+static void
+read_row(int node, Datum answer, int ncolumns, const Oid *types, Datum *values,
+		 bool *nulls)
 {
-	if (call->is_null)
+	if (!flr_row_unpack(DatumGetByteaPP(answer), ncolumns, types, values,
+						nulls))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rate limit node \"%s\" has another version of extension \"fliplet_ratelimit\"",
+						flr_node_name(node)),
+				 errdetail("Its answers have other columns.")));
+}
+
+/* The same of a verdict; a call may have answered null. */
+static void
+read_verdict(int node, bool is_null, Datum answer, FlrVerdictRow *row)
+{
+	if (is_null)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("rate limit node \"%s\" answered null",
-						flr_node_name(call->node))));
-	return call->result;
+						flr_node_name(node))));
+	read_row(node, answer, FLR_VERDICT_COLUMNS, verdict_types, row->values,
+			 row->nulls);
 }
 
 /* ------------------------------------------------------------------------
@@ -301,46 +324,29 @@ ask_group(Spread *spread, int g, FlrNodeCall what)
 	group->absent = status == FLR_NODE_FAILED;
 	if (group->absent)
 		return;
-	group->datum = verdict_of(&call);
-	flr_verdict_read(DatumGetHeapTupleHeader(group->datum), &group->verdict);
+	read_verdict(group->node, call.is_null, call.result, &group->row);
+	flr_verdict_of_row(&group->verdict, &group->row);
 }
 
-/* A verdict with another delay. */
-static Datum
-with_delay(Datum verdict, int64 delay)
+/* Delay a granted request. */
+static void
+set_delay(FlrVerdictRow *row, int64 delay)
 {
-	HeapTupleHeader header = DatumGetHeapTupleHeader(verdict);
-	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
-											  HeapTupleHeaderGetTypMod(header));
-	HeapTupleData tuple;
-	HeapTuple	changed;
-	Interval	interval;
-	Datum		values[FLR_VERDICT_COLUMNS] = {0};
-	bool		nulls[FLR_VERDICT_COLUMNS] = {false};
-	bool		replace[FLR_VERDICT_COLUMNS] = {false};
+	Interval   *interval = palloc0(sizeof(Interval));
 
-	memset(&interval, 0, sizeof(interval));
-	interval.time = delay;
-	values[DELAY_COLUMN] = IntervalPGetDatum(&interval);
-	replace[DELAY_COLUMN] = true;
-	/* the reason goes with it */
-	values[1] = CStringGetTextDatum("delayed");
-	replace[1] = true;
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	changed = heap_modify_tuple(&tuple, desc, values, nulls, replace);
-	ReleaseTupleDesc(desc);
-	return HeapTupleGetDatum(changed);
+	interval->time = delay;
+	row->values[DELAY_COLUMN] = IntervalPGetDatum(interval);
+	row->nulls[DELAY_COLUMN] = false;
+	row->values[REASON_COLUMN] =
+		CStringGetTextDatum(flr_reason_name(FLR_REASON_DELAYED));
 }
 
 /*
- * Ask all groups, and spend if that is wanted and all would grant it.  NULL:
+ * Ask all groups, and spend if that is wanted and all would grant it.  False:
  * there is no node to ask.
  */
-static Datum
-ask_all(Spread *spread, bool spend)
+static bool
+ask_all(Spread *spread, bool spend, FlrVerdictRow *row)
 {
 	NodeGroup  *best;
 	int64		delay = 0;
@@ -357,21 +363,24 @@ ask_all(Spread *spread, bool spend)
 		if (!spread->groups[g].absent && !spread->groups[g].verdict.allowed)
 		{
 			give_back(spread, g);
-			return spread->groups[g].datum;
+			*row = spread->groups[g].row;
+			return true;
 		}
 	}
 	best = deciding(spread);
 	if (best == NULL)
-		return (Datum) 0;
+		return false;
+	*row = best->row;
 	if (!best->verdict.allowed)
-		return best->datum;
+		return true;
 
 	/* the request may be served when all of them say so */
 	for (int g = 0; g < spread->ngroups; g++)
 		if (!spread->groups[g].absent)
 			delay = Max(delay, spread->groups[g].verdict.delay);
-	return delay > best->verdict.delay ? with_delay(best->datum, delay) :
-		best->datum;
+	if (delay > best->verdict.delay)
+		set_delay(row, delay);
+	return true;
 }
 
 /* ------------------------------------------------------------------------
@@ -380,11 +389,12 @@ ask_all(Spread *spread, bool spend)
  */
 
 /*
- * The verdict on a request whose arguments have been read.  NULL: granted
- * because no node is there to judge it.
+ * The verdict on a request whose arguments have been read.  False: it is
+ * granted because no node is there to judge it.
  */
-static Datum
-routed_verdict(FunctionCallInfo fcinfo, FlrRequest *request, bool spend)
+static bool
+routed_verdict(FunctionCallInfo fcinfo, FlrRequest *request, bool spend,
+			   FlrVerdictRow *row)
 {
 	FlrNodeRequest call;
 	Spread		spread;
@@ -398,11 +408,14 @@ routed_verdict(FunctionCallInfo fcinfo, FlrRequest *request, bool spend)
 	{
 		spread_out(&spread, request, nslots);
 		if (spread.ngroups > 1)
-			return ask_all(&spread, spend);
+			return ask_all(&spread, spend, row);
 		about_group(&call, spend ? FLR_NODE_TRY_ALL : FLR_NODE_PEEK_ALL,
 					&spread.groups[0], request);
 	}
-	return ask(&call) ? verdict_of(&call) : (Datum) 0;
+	if (!ask(&call))
+		return false;
+	read_verdict(call.node, call.is_null, call.result, row);
+	return true;
 }
 
 /* The body of fl_rate_check() and its forms. */
@@ -411,14 +424,13 @@ check(FunctionCallInfo fcinfo, FlrSignature signature)
 {
 	FlrRequest	request;
 	char		buffer[FLR_BIGINT_SIZE];
+	FlrVerdictRow row;
 	FlrVerdict	verdict;
-	Datum		datum;
 
 	flr_read_request(fcinfo, signature, &request, buffer);
-	datum = flr_enabled ? routed_verdict(fcinfo, &request, true) : (Datum) 0;
-	if (datum == (Datum) 0)
+	if (!flr_enabled || !routed_verdict(fcinfo, &request, true, &row))
 		PG_RETURN_NULL();
-	flr_verdict_read(DatumGetHeapTupleHeader(datum), &verdict);
+	flr_verdict_of_row(&verdict, &row);
 	if (!verdict.allowed)
 		flr_raise_refusal(&verdict);
 	if (!verdict.has_remaining)
@@ -432,13 +444,12 @@ answer(FunctionCallInfo fcinfo, FlrSignature signature, bool spend)
 {
 	FlrRequest	request;
 	char		buffer[FLR_BIGINT_SIZE];
+	FlrVerdictRow row;
 	FlrOutcome	outcome;
-	Datum		datum;
 
 	flr_read_request(fcinfo, signature, &request, buffer);
-	datum = flr_enabled ? routed_verdict(fcinfo, &request, spend) : (Datum) 0;
-	if (datum != (Datum) 0)
-		return datum;
+	if (flr_enabled && routed_verdict(fcinfo, &request, spend, &row))
+		return flr_row_datum(fcinfo, &row);
 	outcome = granted_because(flr_enabled ? FLR_REASON_UNAVAILABLE :
 							  FLR_REASON_OFF);
 	return flr_outcome_datum(fcinfo, &request, &outcome);
@@ -543,10 +554,13 @@ set_part(FlrNodeRequest *call, int number, const FlrBatchArray *array,
 											   type == TEXTOID ? TYPALIGN_INT : TYPALIGN_DOUBLE)));
 }
 
-/* Have a node judge its part of a batch; answers get their rows, or NULL. */
+/*
+ * Have a node judge its part of a batch.  The answers get what it has sent, or
+ * stay as they are if the node is not there.
+ */
 static void
 judge_part(const FlrBatch *batch, const int *node_of_item, int node, int n,
-		   HeapTuple *answers)
+		   NullableDatum *answers)
 {
 	FlrNodeRequest call;
 	uint64		row = 0;
@@ -567,7 +581,9 @@ judge_part(const FlrBatch *batch, const int *node_of_item, int node, int n,
 						flr_node_name(node), n, (int) call.rows->numvals)));
 	for (int i = 0; i < batch->scopes.n; i++)
 		if (node_of_item[i] == node)
-			answers[i] = call.rows->vals[row++];
+			answers[i].value = SPI_getbinval(call.rows->vals[row++],
+											 call.rows->tupdesc, 1,
+											 &answers[i].isnull);
 }
 
 PG_FUNCTION_INFO_V1(fl_routed_try_batch);
@@ -585,7 +601,7 @@ fl_routed_try_batch(PG_FUNCTION_ARGS)
 	FlrBatch	batch;
 	FlrRequest	item;
 	FlrOutcome	outcome;
-	HeapTuple  *answers;
+	NullableDatum *answers;
 	int		   *node_of_item;
 	int			count[FLR_MAX_SLOTS] = {0};
 	int			nslots = 0;
@@ -597,11 +613,12 @@ fl_routed_try_batch(PG_FUNCTION_ARGS)
 		nslots = flr_nodes_begin(fcinfo->flinfo->fn_oid);
 	outcome = granted_because(flr_enabled ? FLR_REASON_UNAVAILABLE :
 							  FLR_REASON_OFF);
-	answers = palloc0(batch.scopes.n * sizeof(HeapTuple) + 1);
+	answers = palloc(batch.scopes.n * sizeof(NullableDatum) + 1);
 	node_of_item = palloc(batch.scopes.n * sizeof(int) + 1);
 	for (int i = 0; i < batch.scopes.n; i++)
 	{
 		flr_batch_item(&batch, i, &item);
+		answers[i].isnull = true;
 		if (!flr_enabled)
 			continue;
 		node_of_item[i] = node_of(&item.pairs[0], nslots);
@@ -615,18 +632,65 @@ fl_routed_try_batch(PG_FUNCTION_ARGS)
 		}
 	for (int i = 0; i < batch.scopes.n; i++)
 	{
-		Datum		values[FLR_VERDICT_COLUMNS];
-		bool		nulls[FLR_VERDICT_COLUMNS];
+		FlrVerdictRow row;
 
-		if (answers[i] != NULL)
-		{
-			tuplestore_puttuple(rsinfo->setResult, answers[i]);
-			continue;
-		}
-		flr_outcome_values(&outcome, 0, batch.scopes.elements[i],
-						   batch.keys.elements[i], batch.apis.elements[i],
-						   values, nulls);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		if (answers[i].isnull)
+			flr_row_of_outcome(&row, &outcome, 0, batch.scopes.elements[i],
+							   batch.keys.elements[i], batch.apis.elements[i]);
+		else
+			read_verdict(node_of_item[i], false, answers[i].value, &row);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+							 row.values, row.nulls);
+	}
+	SPI_finish();
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(fl_routed_explain);
+
+/*
+ * fl_rate_explain(scope, key, api, plan): as the node explains it.  A node
+ * that is not there is an error, whatever the setting.
+ */
+Datum
+fl_routed_explain(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	FlrRequest	request;
+	FlrNodeRequest call;
+	TupleDesc	desc;
+	Oid		   *types;
+	Datum	   *values;
+	bool	   *nulls;
+
+	flr_read_pairs(fcinfo, FLR_TEXT_KEY, &request, NULL);
+	InitMaterializedSRF(fcinfo, 0);
+	desc = rsinfo->setDesc;
+	types = palloc(desc->natts * sizeof(Oid));
+	values = palloc(desc->natts * sizeof(Datum));
+	nulls = palloc(desc->natts * sizeof(bool));
+	for (int i = 0; i < desc->natts; i++)
+		types[i] = TupleDescAttr(desc, i)->atttypid;
+
+	SPI_connect();
+	call.call = FLR_NODE_EXPLAIN;
+	call.node = node_of(&request.pairs[0],
+						flr_nodes_begin(fcinfo->flinfo->fn_oid));
+	set_arg(&call, 1, flr_text_datum(request.pairs[0].scope));
+	set_arg(&call, 2, flr_text_datum(request.pairs[0].key));
+	set_arg(&call, 3, flr_text_datum(flr_text_arg(fcinfo, 2, "api")));
+	call.args[4].value = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
+	call.args[4].isnull = PG_ARGISNULL(3);
+	if (flr_node_call(&call) != FLR_NODE_ANSWERED)
+		flr_node_raise(&call);
+	for (uint64 row = 0; row < call.rows->numvals; row++)
+	{
+		bool		is_null;
+		Datum		answer = SPI_getbinval(call.rows->vals[row],
+										   call.rows->tupdesc, 1, &is_null);
+
+		read_row(call.node, answer, desc->natts, types, values, nulls);
+		tuplestore_putvalues(rsinfo->setResult, desc, values, nulls);
 	}
 	SPI_finish();
 	return (Datum) 0;

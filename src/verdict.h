@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * verdict.h
- *	  The answer to a request: as fl_rate_verdict, as an error, as HTTP.
+ *	  The answer to a request, made and read.
  *
  * Runs after all locks are released; may allocate and raise.
  *
@@ -44,20 +44,29 @@ typedef struct FlrVerdict
 	Interval	period;
 } FlrVerdict;
 
+/* The columns of fl_rate_verdict. */
+#define FLR_VERDICT_COLUMNS		13
+
+/* The same as a row of fl_rate_verdict. */
+typedef struct FlrVerdictRow
+{
+	Datum		values[FLR_VERDICT_COLUMNS];
+	bool		nulls[FLR_VERDICT_COLUMNS];
+} FlrVerdictRow;
+
+extern const char *flr_reason_name(FlrReason reason);
 extern void flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 							 const FlrOutcome *outcome);
-extern void flr_outcome_values(const FlrOutcome *outcome, int64 wall_offset,
-							   Datum scope, Datum key, Datum api,
-							   Datum *values, bool *nulls);
 extern Datum flr_text_datum(FlrText text);
+extern void flr_row_of_outcome(FlrVerdictRow *row, const FlrOutcome *outcome,
+							   int64 wall_offset, Datum scope, Datum key,
+							   Datum api);
+extern Datum flr_row_datum(FunctionCallInfo fcinfo, const FlrVerdictRow *row);
 extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
 							   const FlrRequest *request,
 							   const FlrOutcome *outcome);
+extern void flr_verdict_of_row(FlrVerdict *verdict, const FlrVerdictRow *row);
 extern void flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict);
-extern void flr_raise_refusal(const FlrVerdict *verdict);
-extern void flr_verdict_init(void);
-
-#define FLR_VERDICT_COLUMNS		13
 
 #pragma GCC visibility pop
 

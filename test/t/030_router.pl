@@ -143,7 +143,11 @@ foreach my $query (
 	"SELECT fl_rate_try_batch('{user}', '{a}', '{hourly}', '{0}')",
 	"SELECT (v).reason, (v).remaining, (v).delay, (v).name, (v).limit_id FROM (SELECT fl_rate_try('user', '$key', 'hourly') AS v) AS s",
 	"SELECT fl_rate_body(v) - 'nextValidRequestDate', fl_rate_headers(v) ->> 'RateLimit-Policy' FROM fl_rate_peek('user', '$key', 'hourly') AS v",
-	"SELECT fl_rate_raise(v) FROM fl_rate_peek('user', '$key', 'hourly') AS v")
+	"SELECT fl_rate_raise(v) FROM fl_rate_peek('user', '$key', 'hourly') AS v",
+	"SELECT name, limit_id, applies, why, max_requests, period, used, remaining, granted FROM fl_rate_explain('user', '$key', 'hourly')",
+	"SELECT * FROM fl_rate_explain('user', NULL, 'hourly')",
+	"SELECT * FROM fl_rate_explain('user', '$key', 'hourli')",
+	"SELECT * FROM fl_rate_explain('user', '$key', 'hourly', '')")
 {
 	is(fields($r1, $query), fields($direct, $query), "as when called directly: $query");
 }
@@ -158,6 +162,23 @@ ask_ok($r1, "ROLLBACK PREPARED 'p'");
 is(ask_ok($r2, "SELECT remaining FROM fl_rate_peek('user', 'prepared', 'hourly')"), 4, 'the same of a prepared transaction');
 is(ask_ok($r1, "SET fliplet_ratelimit.enabled = off; SELECT reason FROM fl_rate_try('user', '$key', 'hourly')"), 'off', 'the kill switch of the router');
 ask_ok($r1, 'RESET fliplet_ratelimit.enabled');
+
+# ---- dates and intervals do not depend on how either side writes them, nor
+# ---- texts on what the client's encoding is
+
+my $asked = "SELECT (v).delay, (v).period, (v).next_valid_at - now() BETWEEN '59 min' AND '1 h', (v).key = U&'\\00e9' FROM (SELECT %s AS v) AS s";
+$_->safe_psql('postgres', "ALTER SYSTEM SET datestyle = 'SQL, DMY'; ALTER SYSTEM SET intervalstyle = 'sql_standard'; ALTER SYSTEM SET timezone = 'Asia/Kolkata'") foreach @nodes;
+$_->reload foreach @nodes;
+my $styled = session($routers[0]);
+ask_ok($styled, "SET datestyle = 'Postgres, MDY'; SET intervalstyle = 'iso_8601'; SET timezone = 'America/St_Johns'; SET client_encoding = 'LATIN1'");
+ask_ok($styled, "SELECT count(fl_rate_check('user', U&'\\00e9', 'hourly')) FROM generate_series(1, 5)");
+is(ask_ok($styled, "SELECT period, next_valid_at - now() BETWEEN '59 min' AND '1 h' FROM fl_rate_explain('user', U&'\\00e9', 'hourly')"), 'PT1H|t', 'so do those of an explanation');
+is(ask_ok($styled, sprintf($asked, $_)), 'PT0S|PT1H|t|t', "dates and texts arrive as they were meant: $_")
+  foreach "fl_rate_try('user', U&'\\00e9', 'hourly')", "fl_rate_peek_all('{user}', ARRAY[U&'\\00e9'], 'hourly')",
+  "fl_rate_try_batch('{user}', ARRAY[U&'\\00e9'], '{hourly}')";
+$styled->quit;
+$_->safe_psql('postgres', 'ALTER SYSTEM RESET ALL') foreach @nodes;
+$_->reload foreach @nodes;
 
 # ---- rights: EXECUTE on one function is all that a caller needs
 
@@ -248,6 +269,7 @@ is(ask_ok($r1, "SELECT state FROM fl_cluster_status() WHERE slots[1] = 48"), 'un
 ask_ok($r1, 'SET fliplet_ratelimit.on_node_failure = open');
 is(ask_ok($r1, "SELECT allowed, reason, key, remaining FROM $on_last"), "t|unavailable|$last|", 'open: it is granted');
 is(ask_ok($r1, "SELECT fl_rate_check('user', '$last', 'many')"), '', 'by fl_rate_check, too');
+like(fields($r1, "SELECT * FROM fl_rate_explain('user', '$last', 'many')"), qr/PT503: rate limit node "\Q$strings[3]\E" does not answer/, 'but nothing can be explained');
 is(ask_ok($r1, "SELECT string_agg(reason, ',' ORDER BY ordinality) FROM fl_rate_try_batch('{user,user,user}', '{$user,$last,$user}', '{many,many,many}') WITH ORDINALITY"), 'ok,unavailable,ok', 'in a batch those of the dead node alone');
 is(ask_ok($r1, "SELECT allowed, key FROM fl_rate_try_all('{user,user}', '{$user,$last}', 'many')"), "t|$user", 'of several keys the others decide');
 is(ask_ok($r1, 'SELECT closed > 0, open >= 4, last_at IS NOT NULL FROM fl_cluster_failures()'), 't|t|t', 'all of it is counted');
