@@ -136,7 +136,7 @@ unlike($text, qr/Secret/, 'no key is exposed');
 my @ours = grep { /^fl_rate_/ } sort keys %$type;
 is(join(' ', map { "$_ $type->{$_}" } @ours), join(' ', map { "$_ " . (/_total$/ ? 'counter' : 'gauge') } @ours),
 	'totals are counters, all else gauges');
-append_to_file("$dir/metrics", join('', map { "$_\n" } grep { /fl_rate_/ } split(/\n/, $text)));
+append_to_file("$dir/metrics", join('', map { "$_\n" } grep { m{^(?:# (?:HELP|TYPE) )?fl_rate_} } split(/\n/, $text)));
 command_like([ 'sh', '-c', 'promtool check metrics <"$1" 2>&1', 'sh', "$dir/metrics" ], qr/^$/, 'promtool finds nothing wrong with their names');
 my %documented = slurp_file("$examples/README.md") =~ /^\| `(fl_rate_\w+)` \| (\w+) \|/mg;
 is_deeply(\%documented, { map { $_ => $type->{$_} } @ours }, 'README.md lists them, and no others');
