@@ -145,7 +145,7 @@ part_of(FlrHash hash, Part part)
 	}
 }
 
-/* The hash of a scope's key, as limits.c makes it */
+/* The hash of a scope's key, as copy.h makes it */
 static FlrHash
 subject_of(FlrHash secret, const char *key, int size)
 {
