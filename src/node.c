@@ -70,15 +70,15 @@ static const struct
 	int			nargs;
 	bool		returns_rows;
 }			calls[] = {
-	[FLR_NODE_TRY] = {"fl_node_try", 6},
-	[FLR_NODE_PEEK] = {"fl_node_peek", 6},
-	[FLR_NODE_TRY_ALL] = {"fl_node_try_all", 6},
-	[FLR_NODE_PEEK_ALL] = {"fl_node_peek_all", 6},
-	[FLR_NODE_REFUND] = {"fl_node_refund", 6},
-	[FLR_NODE_RESET] = {"fl_node_reset", 4},
+	[FLR_NODE_TRY] = {"fl_node_try", 6, false},
+	[FLR_NODE_PEEK] = {"fl_node_peek", 6, false},
+	[FLR_NODE_TRY_ALL] = {"fl_node_try_all", 6, false},
+	[FLR_NODE_PEEK_ALL] = {"fl_node_peek_all", 6, false},
+	[FLR_NODE_REFUND] = {"fl_node_refund", 6, false},
+	[FLR_NODE_RESET] = {"fl_node_reset", 4, false},
 	[FLR_NODE_TRY_BATCH] = {"fl_node_try_batch", 6, true},
 	[FLR_NODE_EXPLAIN] = {"fl_node_explain", 5, true},
-	[FLR_NODE_PROBE] = {"fl_node_probe", 1}
+	[FLR_NODE_PROBE] = {"fl_node_probe", 1, false}
 };
 
 static MemoryContext function_context;
