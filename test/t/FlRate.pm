@@ -96,14 +96,18 @@ sub ask_ok
 }
 
 # Send a query and return at once; finish_query() waits for its end. What marks
-# the end is sent along: a session that was terminated cannot be written to.
+# the end is sent along: a session that was terminated cannot be written to. A
+# quick query may be over already: its output stays, unlike query_until()'s.
 sub start_query
 {
 	my ($session, $query) = @_;
 
 	$session->{stderr} = '';
-	$session->query_until(qr/on its way\n/,
-		"\\echo on its way\n$query;\n\\echo all done\n\\warn all done\n");
+	$session->{timeout}->start;
+	$session->{stdin} .= "\\echo on its way\n$query;\n\\echo all done\n\\warn all done\n";
+	pump_until($session->{run}, $session->{timeout}, \$session->{stdout}, qr/on its way\n/)
+	  or die "query \"$query\" could not be sent";
+	$session->{stdout} =~ s/.*on its way\n//s;
 	return;
 }
 
@@ -116,9 +120,9 @@ sub finish_query
 	$session->{timeout}->start;
 	while (!($session->{stdout} =~ /all done\n/ && $session->{stderr} =~ /all done\n/))
 	{
-		last unless eval { $session->{run}->pump; 1 };
-		last unless $session->{run}->pumpable;
+		my $pumped = eval { $session->{run}->pump; 1 };
 		die 'query timed out' if $session->{timeout}->is_expired;
+		last unless $pumped && $session->{run}->pumpable;
 	}
 	my ($out, $err) = ($session->{stdout}, $session->{stderr});
 	($session->{stdout}, $session->{stderr}) = ('', '');
