@@ -258,6 +258,21 @@ ok(wait_until(sub { ask_ok($r1, "SELECT string_agg(state, ', ' ORDER BY slots[1]
 $nodes[3]->safe_psql('postgres', "ALTER SUBSCRIPTION fl_rate_limits_3 ENABLE");
 ok(wait_until(sub { ask_ok($r1, "SELECT bool_and(state = 'ok') FROM fl_cluster_status()") eq 't' }), 'until it has arrived');
 
+# ---- a node of another version
+
+$nodes[3]->safe_psql('postgres', <<'SQL');
+ALTER FUNCTION fl_rate_try(text, text, text, bigint, text) RENAME TO fl_rate_try_of_this_version;
+CREATE TYPE odd AS (allowed boolean, reason text);
+CREATE FUNCTION fl_rate_try(scope text, key text, api text, cost bigint, plan text) RETURNS odd
+LANGUAGE sql AS $$ SELECT CASE WHEN cost = 1 THEN ROW(true, 'ok')::odd END $$
+SQL
+like(fields($r1, "SELECT fl_rate_check('user', '$last', 'many')"), qr/55000: rate limit node "\Q$strings[3]\E" has another version of extension/, 'a node whose answers are others is named');
+like(fields($r1, "SELECT fl_rate_check('user', '$last', 'many', 2)"), qr/22000: rate limit node "\Q$strings[3]\E" answered null/, 'so is one that answers nothing');
+$nodes[3]->safe_psql('postgres', 'DROP FUNCTION fl_rate_try(text, text, text, bigint, text); DROP TYPE odd');
+like(fields($r1, "SELECT fl_rate_check('user', '$last', 'many')"), qr/55000: rate limit node "\Q$strings[3]\E" has no extension "fliplet_ratelimit" in schema "public", or another version/, 'and one that lacks what is called');
+$nodes[3]->safe_psql('postgres', 'ALTER FUNCTION fl_rate_try_of_this_version(text, text, text, bigint, text) RENAME TO fl_rate_try');
+like(ask_ok($r1, "SELECT fl_rate_check('user', '$last', 'many')"), qr/^\d+$/, 'as before, it answers');
+
 # ---- a dead node
 
 my $on_last = "fl_rate_try('user', '$last', 'many')";
