@@ -339,8 +339,10 @@ void
 flr_definitions_check_triggers(FlrDefinitions *definitions)
 {
 	TriggerDesc *triggers = definitions->table->trigdesc;
-	const char *name = flr_definitions_name(RelationGetRelid(definitions->table));
+	List	   *names = NIL;
+	ListCell   *cell;
 
+	/* first this: whatever looks at a catalog may replace the descriptor */
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		const		Trigger *trigger = &triggers->triggers[i];
@@ -348,13 +350,17 @@ flr_definitions_check_triggers(FlrDefinitions *definitions)
 		if (strncmp(trigger->tgname, TRIGGER_PREFIX,
 					strlen(TRIGGER_PREFIX)) == 0 &&
 			trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
-			ereport(WARNING,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("trigger \"%s\" does not always fire: sessions may miss changes of rate limits",
-							trigger->tgname),
-					 errhint("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s;",
-							 name, quote_identifier(trigger->tgname))));
+			names = lappend(names, pstrdup(trigger->tgname));
 	}
+	foreach(cell, names)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("trigger \"%s\" does not always fire: sessions may miss changes of rate limits",
+						(char *) lfirst(cell)),
+				 errhint("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s;",
+						 flr_definitions_name(RelationGetRelid(definitions->table)),
+						 quote_identifier(lfirst(cell)))));
+	list_free_deep(names);
 }
 
 /* Start a scan of the table; which is the index to use, if it is there. */
