@@ -24,7 +24,6 @@
 #include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "definitions.h"
@@ -300,10 +299,7 @@ fl_rate_reset_all(PG_FUNCTION_ARGS)
 /* Databases that have something in the store, as many as are looked at once. */
 #define MAX_DATABASES	64
 
-/*
- * Statistics of a name that is gone are kept so long after the last check, or
- * after they were made: their definition may be newer than what was read.
- */
+/* Statistics of a name that is gone are kept so long after the last check. */
 #define KEEP_STATS_USECS	USECS_PER_HOUR
 
 /* What a walk through the store learns. */
@@ -320,7 +316,6 @@ typedef struct Names
 {
 	const Walk *walk;
 	int64		now;			/* elapsed time */
-	TimestampTz date;
 	bool		known;			/* the table could be read */
 	int			n;
 	int			size;
@@ -442,18 +437,14 @@ static bool
 is_retired(const FlrStats *stats, const void *arg)
 {
 	const Names *names = arg;
-	pg_atomic_uint64 *last_checked = unconstify(pg_atomic_uint64 *,
-												&stats->last_checked);
-	pg_atomic_uint64 *since = unconstify(pg_atomic_uint64 *, &stats->since);
-	int64		checked = (int64) pg_atomic_read_u64(last_checked);
-	TimestampTz made = (TimestampTz) pg_atomic_read_u64(since);
+	pg_atomic_uint64 *checked = unconstify(pg_atomic_uint64 *,
+										   &stats->last_checked);
 
 	if (belongs_nowhere(names->walk, stats->database, stats->relation))
 		return true;
 	if (stats->database != MyDatabaseId || !names->known)
 		return false;
-	if (checked != 0 ? checked > names->now - KEEP_STATS_USECS :
-		made > names->date - KEEP_STATS_USECS)
+	if ((int64) pg_atomic_read_u64(checked) > names->now - KEEP_STATS_USECS)
 		return false;
 	return bsearch(&stats->name_hash, names->hashes, names->n, sizeof(uint64),
 				   compare_hashes) == NULL;
@@ -467,7 +458,6 @@ retire_stats(const Walk *walk)
 	FlrDefinitions *definitions;
 
 	names.now = flr_clock();
-	names.date = GetCurrentTimestamp();
 	names.hashes = palloc(names.size * sizeof(uint64));
 	definitions = flr_definitions_open(walk->relation, false,
 									   CurrentMemoryContext);
