@@ -414,34 +414,6 @@ flr_definitions_scan_keys(FlrDefinitions *definitions,
 	return n <= FLR_MAX_KEY_ROWS;
 }
 
-/* Hand the name of every row to a callback. */
-void
-flr_definitions_scan_names(FlrDefinitions *definitions,
-						   void (*callback) (FlrText name, void *arg),
-						   void *arg)
-{
-	SysScanDesc scan = systable_beginscan(definitions->table, InvalidOid,
-										  false, NULL, 0, NULL);
-	HeapTuple	tuple;
-
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(tuple, COLUMN_NAME,
-										 RelationGetDescr(definitions->table),
-										 &isnull);
-		FlrText		name;
-
-		if (isnull)
-			continue;
-		value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
-		name.data = VARDATA_ANY(DatumGetPointer(value));
-		name.size = VARSIZE_ANY_EXHDR(DatumGetPointer(value));
-		callback(name, arg);
-	}
-	systable_endscan(scan);
-}
-
 /* Prepare to look for rows where a text column has a value. */
 static void
 text_key(ScanKey key, AttrNumber column, const char *data, int size)

@@ -44,9 +44,6 @@ extern void flr_definitions_scan_key(FlrDefinitions *definitions,
 									 FlrRowCallback callback, void *arg);
 extern FlrLimit *flr_definitions_fetch(FlrDefinitions *definitions,
 									   int32 limit_id);
-extern void flr_definitions_scan_names(FlrDefinitions *definitions,
-									   void (*callback) (FlrText name, void *arg),
-									   void *arg);
 extern bool flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 										const FlrText *api);
 

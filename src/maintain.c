@@ -296,11 +296,8 @@ fl_rate_reset_all(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
-/* Databases that have something in the store, as many as are looked at once. */
+/* Databases that counters belong to, as many as are looked at in one go. */
 #define MAX_DATABASES	64
-
-/* Statistics of a name that is gone are kept so long after the last check. */
-#define KEEP_STATS_USECS	USECS_PER_HOUR
 
 /* What a walk through the store learns. */
 typedef struct Walk
@@ -311,186 +308,84 @@ typedef struct Walk
 	Oid			databases[MAX_DATABASES];
 } Walk;
 
-/* The names that there are, as statistics know them. */
-typedef struct Names
-{
-	const Walk *walk;
-	int64		now;			/* elapsed time */
-	bool		known;			/* the table could be read */
-	int			n;
-	int			size;
-	uint64	   *hashes;			/* sorted */
-} Names;
-
-/* Note a database that is not ours. */
-static void
-note_database(Walk *walk, Oid database)
-{
-	for (int i = walk->n; --i >= 0;)
-		if (walk->databases[i] == database)
-			return;
-	if (walk->n < MAX_DATABASES)
-		walk->databases[walk->n++] = database;
-}
-
 /* flr_entries_visit() callback: note where an entry belongs. */
 static void
 note_entry(FlrEntry *entry, void *arg)
 {
 	Walk	   *walk = arg;
 
-	if (entry->id.database != MyDatabaseId)
-		note_database(walk, entry->id.database);
-	else if (entry->id.relation != walk->relation)
-		walk->orphans = true;
-}
-
-/* flr_stats_walk() callback: the same of statistics. */
-static void
-note_stats(FlrStats *stats, void *arg)
-{
-	if (stats->database != MyDatabaseId)
-		note_database(arg, stats->database);
+	if (entry->id.database == MyDatabaseId)
+	{
+		if (entry->id.relation != walk->relation)
+			walk->orphans = true;
+		return;
+	}
+	for (int i = walk->n; --i >= 0;)
+		if (walk->databases[i] == entry->id.database)
+			return;
+	if (walk->n < MAX_DATABASES)
+		walk->databases[walk->n++] = entry->id.database;
 }
 
 /*
- * Does this belong to one of these databases, which are gone, or to another
- * definitions table of ours?
+ * flr_entries_remove() callback: does an entry belong to one of these databases,
+ * or to another definitions table of ours?
  */
 static bool
-belongs_nowhere(const Walk *walk, Oid database, Oid relation)
+is_orphan(const FlrEntry *entry, const void *arg)
 {
-	if (database == MyDatabaseId)
-		return relation != walk->relation;
+	const Walk *walk = arg;
+
+	if (entry->id.database == MyDatabaseId)
+		return entry->id.relation != walk->relation;
 	for (int i = 0; i < walk->n; i++)
-		if (walk->databases[i] == database)
+		if (walk->databases[i] == entry->id.database)
 			return true;
 	return false;
 }
 
-/* flr_entries_remove() callback */
-static bool
-is_orphan(const FlrEntry *entry, const void *arg)
-{
-	return belongs_nowhere(arg, entry->id.database, entry->id.relation);
-}
-
 /*
  * Remove the counters of databases that do not exist any more, and those of an
- * extension that was dropped in this one.  Returns how many; the databases
- * that are left in the walk are those that are gone.
+ * extension that was dropped in this one.  Returns how many.
  */
 static int64
-sweep_orphans(Walk *walk)
+sweep_orphans(void)
 {
+	Walk		walk = {.relation = flr_limits_relation()};
 	int			gone = 0;
 
 	for (uint32 stripe = 0; stripe < FLR_STRIPES; stripe++)
 	{
-		flr_entries_visit(flr_counters_lock(stripe), note_entry, walk);
+		flr_entries_visit(flr_counters_lock(stripe), note_entry, &walk);
 		flr_stripe_unlock(stripe);
 		CHECK_FOR_INTERRUPTS();
 	}
-	flr_stats_walk(NULL, note_stats, walk);
-	for (int i = 0; i < walk->n; i++)
+	for (int i = 0; i < walk.n; i++)
 		if (!SearchSysCacheExists1(DATABASEOID,
-								   ObjectIdGetDatum(walk->databases[i])))
-			walk->databases[gone++] = walk->databases[i];
-	walk->n = gone;
-	if (gone == 0 && !walk->orphans)
+								   ObjectIdGetDatum(walk.databases[i])))
+			walk.databases[gone++] = walk.databases[i];
+	walk.n = gone;
+	if (gone == 0 && !walk.orphans)
 		return 0;
-	flr_homes_free(walk->databases, gone);
-	return flr_counters_remove(is_orphan, walk);
-}
-
-/* qsort() and bsearch() order of hashes */
-static int
-compare_hashes(const void *a, const void *b)
-{
-	uint64		left = *(const uint64 *) a;
-	uint64		right = *(const uint64 *) b;
-
-	return left < right ? -1 : left > right;
-}
-
-/* flr_definitions_scan_names() callback */
-static void
-note_name(FlrText name, void *arg)
-{
-	Names	   *names = arg;
-
-	if (names->n == names->size)
-	{
-		names->size *= 2;
-		names->hashes = repalloc_huge(names->hashes,
-									  names->size * sizeof(uint64));
-	}
-	names->hashes[names->n++] = flr_limits_name_hash(name);
-}
-
-/*
- * flr_stats_retire() callback: is nobody left to ask for these statistics?
- * Those of a name that is gone stay for a while, in case it comes back, as
- * when a definition is replaced by another.
- */
-static bool
-is_retired(const FlrStats *stats, const void *arg)
-{
-	const Names *names = arg;
-	pg_atomic_uint64 *checked = unconstify(pg_atomic_uint64 *,
-										   &stats->last_checked);
-
-	if (belongs_nowhere(names->walk, stats->database, stats->relation))
-		return true;
-	if (stats->database != MyDatabaseId || !names->known)
-		return false;
-	if ((int64) pg_atomic_read_u64(checked) > names->now - KEEP_STATS_USECS)
-		return false;
-	return bsearch(&stats->name_hash, names->hashes, names->n, sizeof(uint64),
-				   compare_hashes) == NULL;
-}
-
-/* Retire the statistics of limits' names that are gone. */
-static void
-retire_stats(const Walk *walk)
-{
-	Names		names = {.walk = walk,.size = 64};
-	FlrDefinitions *definitions;
-
-	names.now = flr_clock();
-	names.hashes = palloc(names.size * sizeof(uint64));
-	definitions = flr_definitions_open(walk->relation, false,
-									   CurrentMemoryContext);
-	if (definitions != NULL)
-	{
-		names.known = true;
-		flr_definitions_scan_names(definitions, note_name, &names);
-		flr_definitions_close(definitions);
-		qsort(names.hashes, names.n, sizeof(uint64), compare_hashes);
-	}
-	(void) flr_stats_retire(is_retired, &names);
-	pfree(names.hashes);
+	flr_homes_free(walk.databases, gone);
+	return flr_counters_remove(is_orphan, &walk);
 }
 
 PG_FUNCTION_INFO_V1(fl_rate_sweep);
 
 /*
  * fl_rate_sweep(): free the counters that have expired, and those of dropped
- * databases and of a dropped extension, and the statistics of names that are
- * gone.  Returns how many counters.
+ * databases and of a dropped extension.  Returns how many.
  */
 Datum
 fl_rate_sweep(PG_FUNCTION_ARGS)
 {
-	Walk		walk = {0};
 	int64		count;
 
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	flr_counters_attach();
-	walk.relation = flr_limits_relation();
-	count = sweep_orphans(&walk) + flr_store_sweep(flr_clock());
-	retire_stats(&walk);
-	PG_RETURN_INT64(count);
+	count = sweep_orphans();
+	PG_RETURN_INT64(count + flr_store_sweep(flr_clock()));
 }
 
 PG_FUNCTION_INFO_V1(fl_rate_stay_local);

@@ -40,12 +40,8 @@ find_stats(Oid relation, uint64 name_hash, uint32 lane)
 static FlrBlockId
 make_stats(Oid relation, uint64 name_hash, uint32 lane)
 {
-	FlrBlockId	block = flr_store->spare_stats;
+	FlrBlockId	block = flr_arena->take(flr_arena);
 
-	if (block != 0)
-		flr_store->spare_stats = flr_stats(block)->next;
-	else
-		block = flr_arena->take(flr_arena);
 	if (block != 0)
 	{
 		FlrStats   *stats = flr_stats(block);
@@ -105,26 +101,9 @@ flr_stats_find(Oid relation, uint64 name_hash)
 	return block != 0 ? block : shared;
 }
 
-/* Take stats_lock with all memory mapped, or raise. */
-static void
-lock_stats(LWLockMode mode)
-{
-	for (;;)
-	{
-		if (!flr_store_map())
-			ereport(ERROR,
-					(errcode(FLR_ERRCODE_STORE_FULL),
-					 errmsg("could not map the shared memory of rate limit counters")));
-		LWLockAcquire(&flr_store->stats_lock, mode);
-		if (flr_store_is_mapped())
-			return;
-		LWLockRelease(&flr_store->stats_lock);
-	}
-}
-
 /*
- * Call a function, with stats_lock held, for the statistics of all databases,
- * or those in the chain of one name's hash.
+ * Call a function, with stats_lock held, for the statistics of this database:
+ * all of them, or those in the chain of one name's hash.
  */
 void
 flr_stats_walk(const uint64 *name_hash,
@@ -133,47 +112,23 @@ flr_stats_walk(const uint64 *name_hash,
 	int			first = name_hash != NULL ? *name_hash % FLR_STATS_HEADS : 0;
 	int			end = name_hash != NULL ? first + 1 : FLR_STATS_HEADS;
 
-	lock_stats(LW_SHARED);
+	for (;;)
+	{
+		if (!flr_store_map())
+			ereport(ERROR,
+					(errcode(FLR_ERRCODE_STORE_FULL),
+					 errmsg("could not map the shared memory of rate limit counters")));
+		LWLockAcquire(&flr_store->stats_lock, LW_SHARED);
+		if (flr_store_is_mapped())
+			break;
+		LWLockRelease(&flr_store->stats_lock);
+	}
 	for (int i = first; i < end; i++)
 		for (FlrBlockId block = flr_store->stats[i]; block != 0;
 			 block = flr_stats(block)->next)
-			visit(flr_stats(block), arg);
+			if (flr_stats(block)->database == MyDatabaseId)
+				visit(flr_stats(block), arg);
 	LWLockRelease(&flr_store->stats_lock);
-}
-
-/*
- * Set those statistics aside that a function, called with stats_lock held,
- * says are of no use any more, unless they have counters.  Returns how many.
- */
-int64
-flr_stats_retire(bool (*doomed) (const FlrStats *stats, const void *arg),
-				 const void *arg)
-{
-	int64		count = 0;
-
-	lock_stats(LW_EXCLUSIVE);
-	for (int i = 0; i < FLR_STATS_HEADS; i++)
-	{
-		FlrBlockId *link = &flr_store->stats[i];
-
-		while (*link != 0)
-		{
-			FlrBlockId	block = *link;
-			FlrStats   *stats = flr_stats(block);
-
-			if (pg_atomic_read_u64(&stats->keys) == 0 && doomed(stats, arg))
-			{
-				*link = stats->next;
-				stats->next = flr_store->spare_stats;
-				flr_store->spare_stats = block;
-				count++;
-			}
-			else
-				link = &stats->next;
-		}
-	}
-	LWLockRelease(&flr_store->stats_lock);
-	return count;
 }
 
 /*

@@ -159,8 +159,6 @@ typedef union FlrStripePadded
  * counters, so that counting is an addition and no cache line is fought for.
  * All further backends share the last lane and count atomically.  Whoever
  * resets the statistics writes what is to be subtracted, and no counter.
- * Their blocks stay statistics for good, those of names that are gone for names
- * to come: a backend may still count there which has not seen that they went.
  */
 typedef struct FlrStats
 {
@@ -223,7 +221,6 @@ typedef struct FlrStore
 	LWLock		stats_lock;
 	FlrBlockId	homes;			/* a list, under stats_lock as well */
 	FlrBlockId	stats[FLR_STATS_HEADS];
-	FlrBlockId	spare_stats;	/* a list: of names that are gone */
 
 	pg_atomic_uint64 swept;
 	pg_atomic_uint64 refused_full;
@@ -536,9 +533,6 @@ extern void flr_stats_walk(const uint64 *name_hash,
 						   void (*visit) (FlrStats *stats, void *arg),
 						   void *arg);
 extern FlrBlockId flr_stats_find(Oid relation, uint64 name_hash);
-extern int64 flr_stats_retire(bool (*doomed) (const FlrStats *stats,
-											  const void *arg),
-							  const void *arg);
 extern FlrHome *flr_home_find(Oid relation);
 extern void flr_homes_free(const Oid *databases, int n);
 

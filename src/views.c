@@ -504,7 +504,7 @@ add_stats(FlrStats *stats, void *arg)
 {
 	StatsSum   *sum = arg;
 
-	if (stats->database != MyDatabaseId || stats->relation != sum->relation ||
+	if (stats->relation != sum->relation ||
 		(!sum->any_name && stats->name_hash != sum->name_hash))
 		return;
 	sum->granted += pg_atomic_read_u64(&stats->granted);
@@ -612,8 +612,6 @@ static void
 reset_stats(FlrStats *stats, void *arg)
 {
 	(void) arg;
-	if (stats->database != MyDatabaseId)
-		return;
 	pg_atomic_write_u64(&stats->reset_granted,
 						pg_atomic_read_u64(&stats->granted));
 	pg_atomic_write_u64(&stats->reset_refused,

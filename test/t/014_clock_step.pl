@@ -235,36 +235,6 @@ foreach my $api ('order', 'order, bucket')
 }
 $late->quit;
 
-# ---- names that come and go
-
-# Statistics of a name stay for an hour after its definition is gone; then
-# their memory serves other names.
-my $of = "SELECT granted FROM fl_rate_stats_of('%s')";
-ask_ok($s, "SELECT fl_rate_define('gone', 'user', 'gone', 5, '1 s'), fl_rate_define('kept', 'user', 'kept', 5, '1 s')");
-ask_ok($s, "SELECT fl_rate_check('user', 'k', 'gone'), fl_rate_check('user', 'k', 'kept')");
-ask_ok($s, "SELECT fl_rate_undefine('gone')");
-elapse(1800);
-ask_ok($s, 'SELECT fl_rate_sweep()');
-is(ask_ok($s, sprintf($of, 'gone')), 1, 'half an hour later, what was counted for a name is known though it is gone');
-elapse(1900);
-ask_ok($s, 'SELECT fl_rate_sweep()');
-is(ask_ok($s, sprintf($of, 'gone')), 0, 'after an hour it is not');
-is(ask_ok($s, sprintf($of, 'kept')), 1, 'unlike that of a name which is still there');
-my @memory;
-foreach my $round (1 .. 4)
-{
-	ask_ok($s, <<"SQL");
-INSERT INTO fl_rate_limit (name, scope, api, max_requests, period)
-SELECT 'r$round-' || i, 'user', 'r$round-' || i, 5, '1 s' FROM generate_series(1, 3000) AS i;
-SELECT count(fl_rate_check('user', 'k', 'r$round-' || i)) FROM generate_series(1, 3000) AS i;
-DELETE FROM fl_rate_limit WHERE name LIKE 'r$round-%'
-SQL
-	elapse(7200);
-	ask_ok($s, 'SELECT fl_rate_sweep()');
-	push @memory, ask_ok($s, 'SELECT memory_used FROM fl_rate_store');
-}
-is($memory[-1], $memory[0], 'thousands of new names take the memory of those that are gone');
-
 # ---- to and fro
 
 # Request after request while the clock steps. A grant happened at
