@@ -416,7 +416,7 @@ install_from() {
 
 # Make and start a throwaway cluster named $1, reachable on a unix socket
 # alone; sets PGHOST, PGPORT and PGUSER for its clients. fsync is off because
-# nobody will miss this cluster.
+# nobody will miss this cluster. FLR_CONF has more lines of configuration.
 start_cluster() {
 	local data=$WORK/cluster-$1 log=$WORK/log/server-$1.log
 	if ! as_user initdb -D "$data" -A trust -U postgres --no-locale -E UTF8 \
@@ -430,6 +430,7 @@ start_cluster() {
 		port = 5432
 		fsync = off
 		log_line_prefix = '%m [%p] %q%a '
+		${FLR_CONF:-}
 	CONF
 	if ! as_user pg_ctl -D "$data" -l "$log" -w -t 60 start >/dev/null 2>&1; then
 		cat "$log" >&2

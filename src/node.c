@@ -451,6 +451,9 @@ invoke_rows(FlrNodeRequest *request)
 	StringInfoData query;
 
 	(void) get_func_signature(functions[request->call].fn_oid, &types, &nargs);
+	if (nargs != calls[request->call].nargs)
+		elog(ERROR, "function %s has %d arguments", calls[request->call].name,
+			 nargs);
 	initStringInfo(&query);
 	appendStringInfo(&query, "SELECT * FROM %s.%s(",
 					 quote_identifier(get_namespace_name(functions_schema)),
@@ -465,6 +468,10 @@ invoke_rows(FlrNodeRequest *request)
 	if (SPI_execute_with_args(query.data, nargs, types, values, nulls,
 							  false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not run: %s", query.data);
+	if (SPI_tuptable->tupdesc->natts != 1 ||
+		SPI_gettypeid(SPI_tuptable->tupdesc, 1) != BYTEAOID)
+		elog(ERROR, "function %s does not return rows of a node",
+			 calls[request->call].name);
 	request->rows = SPI_tuptable;
 }
 

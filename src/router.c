@@ -171,11 +171,23 @@ ask(FlrNodeRequest *call)
 	flr_node_raise(call);
 }
 
+/* Raise the error for a node that answered null. */
+static void
+check_answer(int node, bool is_null)
+{
+	if (is_null)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("rate limit node \"%s\" answered null",
+						flr_node_name(node))));
+}
+
 /* Read a row that a node has sent, or raise. */
 static void
-read_row(int node, Datum answer, int ncolumns, const Oid *types, Datum *values,
-		 bool *nulls)
+read_row(int node, bool is_null, Datum answer, int ncolumns, const Oid *types,
+		 Datum *values, bool *nulls)
 {
+	check_answer(node, is_null);
 	if (!flr_row_unpack(DatumGetByteaPP(answer), ncolumns, types, values,
 						nulls))
 		ereport(ERROR,
@@ -185,16 +197,11 @@ read_row(int node, Datum answer, int ncolumns, const Oid *types, Datum *values,
 				 errdetail("Its answers have other columns.")));
 }
 
-/* The same of a verdict; a call may have answered null. */
+/* The same of a verdict. */
 static void
 read_verdict(int node, bool is_null, Datum answer, FlrVerdictRow *row)
 {
-	if (is_null)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("rate limit node \"%s\" answered null",
-						flr_node_name(node))));
-	read_row(node, answer, FLR_VERDICT_COLUMNS, verdict_types, row->values,
+	read_row(node, is_null, answer, FLR_VERDICT_COLUMNS, verdict_types, row->values,
 			 row->nulls);
 }
 
@@ -581,9 +588,12 @@ judge_part(const FlrBatch *batch, const int *node_of_item, int node, int n,
 						flr_node_name(node), n, (int) call.rows->numvals)));
 	for (int i = 0; i < batch->scopes.n; i++)
 		if (node_of_item[i] == node)
+		{
 			answers[i].value = SPI_getbinval(call.rows->vals[row++],
 											 call.rows->tupdesc, 1,
 											 &answers[i].isnull);
+			check_answer(node, answers[i].isnull);
+		}
 }
 
 PG_FUNCTION_INFO_V1(fl_routed_try_batch);
@@ -689,7 +699,7 @@ fl_routed_explain(PG_FUNCTION_ARGS)
 		Datum		answer = SPI_getbinval(call.rows->vals[row],
 										   call.rows->tupdesc, 1, &is_null);
 
-		read_row(call.node, answer, desc->natts, types, values, nulls);
+		read_row(call.node, is_null, answer, desc->natts, types, values, nulls);
 		tuplestore_putvalues(rsinfo->setResult, desc, values, nulls);
 	}
 	SPI_finish();

@@ -16,6 +16,7 @@
 
 #include "catalog/pg_type.h"
 #include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -54,6 +55,7 @@ unpack_column(StringInfo message, Oid type)
 			return IntervalPGetDatum(interval);
 		case TEXTOID:
 			/* PL/Proxy has the sender use this database's encoding */
+			pg_verifymbstr(message->data, message->len, false);
 			return PointerGetDatum(cstring_to_text_with_len(message->data,
 															message->len));
 		default:

@@ -268,7 +268,23 @@ LANGUAGE sql AS $$ SELECT CASE WHEN cost = 1 THEN ROW(true, 'ok')::odd END $$
 SQL
 like(fields($r1, "SELECT fl_rate_check('user', '$last', 'many')"), qr/55000: rate limit node "\Q$strings[3]\E" has another version of extension/, 'a node whose answers are others is named');
 like(fields($r1, "SELECT fl_rate_check('user', '$last', 'many', 2)"), qr/22000: rate limit node "\Q$strings[3]\E" answered null/, 'so is one that answers nothing');
-$nodes[3]->safe_psql('postgres', 'DROP FUNCTION fl_rate_try(text, text, text, bigint, text); DROP TYPE odd');
+$nodes[3]->safe_psql('postgres', <<'SQL');
+DROP FUNCTION fl_rate_try(text, text, text, bigint, text);
+ALTER FUNCTION fl_rate_try_batch(text[], text[], text[], bigint[], text[]) RENAME TO fl_rate_try_batch_of_this_version;
+CREATE FUNCTION fl_rate_try_batch(scopes text[], keys text[], apis text[], costs bigint[], plans text[]) RETURNS SETOF odd
+LANGUAGE sql AS $$ SELECT NULL::odd $$;
+ALTER FUNCTION fl_rate_explain(text, text, text, text) RENAME TO fl_rate_explain_of_this_version;
+CREATE FUNCTION fl_rate_explain(scope text, key text, api text, plan text) RETURNS SETOF odd
+LANGUAGE sql AS $$ SELECT NULL::odd $$
+SQL
+like(fields($r1, $_), qr/55000: rate limit node "\Q$strings[3]\E" has another version of extension/, "so is one with other rows: $_")
+  foreach "SELECT fl_rate_try_batch('{user}', '{$last}', '{many}')", "SELECT fl_rate_explain('user', '$last', 'many')";
+$nodes[3]->safe_psql('postgres', <<'SQL');
+DROP FUNCTION fl_rate_try_batch(text[], text[], text[], bigint[], text[]), fl_rate_explain(text, text, text, text);
+DROP TYPE odd;
+ALTER FUNCTION fl_rate_try_batch_of_this_version(text[], text[], text[], bigint[], text[]) RENAME TO fl_rate_try_batch;
+ALTER FUNCTION fl_rate_explain_of_this_version(text, text, text, text) RENAME TO fl_rate_explain
+SQL
 like(fields($r1, "SELECT fl_rate_check('user', '$last', 'many')"), qr/55000: rate limit node "\Q$strings[3]\E" has no extension "fliplet_ratelimit" in schema "public", or another version/, 'and one that lacks what is called');
 $nodes[3]->safe_psql('postgres', 'ALTER FUNCTION fl_rate_try_of_this_version(text, text, text, bigint, text) RENAME TO fl_rate_try');
 like(ask_ok($r1, "SELECT fl_rate_check('user', '$last', 'many')"), qr/^\d+$/, 'as before, it answers');
