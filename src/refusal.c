@@ -335,6 +335,17 @@ flr_raise_refusal(const FlrVerdict *verdict)
 			 errhidestmt(true), errhidecontext(true)));
 }
 
+/* Raise the refusal of a verdict; else return what remains, or NULL. */
+Datum
+flr_verdict_result(FunctionCallInfo fcinfo, const FlrVerdict *verdict)
+{
+	if (!verdict->allowed)
+		flr_raise_refusal(verdict);
+	if (!verdict->has_remaining)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(verdict->remaining);
+}
+
 PG_FUNCTION_INFO_V1(fl_rate_raise);
 
 /* fl_rate_raise(verdict): raise a refusal; else what remains. */
@@ -344,11 +355,7 @@ fl_rate_raise(PG_FUNCTION_ARGS)
 	FlrVerdict	verdict;
 
 	read_verdict(fcinfo, &verdict);
-	if (!verdict.allowed)
-		flr_raise_refusal(&verdict);
-	if (!verdict.has_remaining)
-		PG_RETURN_NULL();
-	PG_RETURN_INT64(verdict.remaining);
+	return flr_verdict_result(fcinfo, &verdict);
 }
 
 /* emit_log_hook: keep our refusals, and only ours, out of the server log. */

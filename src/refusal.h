@@ -16,6 +16,8 @@
 #pragma GCC visibility push(hidden)
 
 extern void flr_raise_refusal(const FlrVerdict *verdict);
+extern Datum flr_verdict_result(FunctionCallInfo fcinfo,
+								const FlrVerdict *verdict);
 extern void flr_refusal_init(void);
 
 #pragma GCC visibility pop

@@ -21,13 +21,11 @@
  */
 #include "compat.h"
 
-#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/typcache.h"
 
 #include "node.h"
 #include "refusal.h"
@@ -438,11 +436,7 @@ check(FunctionCallInfo fcinfo, FlrSignature signature)
 	if (!flr_enabled || !routed_verdict(fcinfo, &request, true, &row))
 		PG_RETURN_NULL();
 	flr_verdict_of_row(&verdict, &row);
-	if (!verdict.allowed)
-		flr_raise_refusal(&verdict);
-	if (!verdict.has_remaining)
-		PG_RETURN_NULL();
-	PG_RETURN_INT64(verdict.remaining);
+	return flr_verdict_result(fcinfo, &verdict);
 }
 
 /* The body of fl_rate_try(), fl_rate_peek() and their forms. */
