@@ -24,6 +24,17 @@ SELECT count(*), sum(used) FROM fl_rate_counters WHERE key ~ '^k\d+$';
 SELECT count(*) FROM fl_rate_try_batch('{}', '{}', '{}');
 -- It never raises because of a limit, and answers like fl_rate_try.
 SELECT to_jsonb(b) - 'next_valid_at' - 'reset_at' = to_jsonb(t) - 'next_valid_at' - 'reset_at' FROM fl_rate_try_batch('{user}', '{b1}', '{ai}', '{3}') AS b, fl_rate_try('user', 'b1', 'ai', 3) AS t;
+-- Its rows are what fl_rate_peek makes of the same: texts short, long and very long, columns that are null.
+SELECT length(b.key) AS length, b.scope, costs[n] AS cost, b.reason, b.key = keys[n] AS same_key, p.next_valid_at IS NULL AS never, b.reset_at IS NULL AS no_reset,
+       to_jsonb(b) - '{n,next_valid_at,reset_at}'::text[] = to_jsonb(p) - '{next_valid_at,reset_at}'::text[] AS same,
+       b.next_valid_at IS NULL = (p.next_valid_at IS NULL) AND abs(extract(epoch FROM b.next_valid_at - p.next_valid_at)) < 5 IS NOT FALSE AS same_date,
+       b.reset_at IS NULL = (p.reset_at IS NULL) AND abs(extract(epoch FROM b.reset_at - p.reset_at)) < 5 IS NOT FALSE AS same_reset
+FROM (SELECT array_agg(scope) AS scopes, array_agg(repeat('k', length)) AS keys, array_agg('ai'::text) AS apis, array_agg(cost) AS costs
+      FROM unnest('{1,2,125,126,127,128,3004,300000}'::int[]) AS length, (VALUES ('user', 1::bigint), ('user', 11), ('device', 1)) AS r (scope, cost)) AS a,
+     fl_rate_try_batch(scopes, keys, apis, costs) WITH ORDINALITY
+         AS b (allowed, reason, remaining, delay, next_valid_at, reset_at, scope, key, api, name, limit_id, max_requests, period, n),
+     fl_rate_peek(b.scope, b.key, 'ai', costs[n]) AS p
+ORDER BY n;
 SET fliplet_ratelimit.enabled = off;
 SELECT v.allowed, v.reason, v.remaining, v.name FROM fl_rate_try_batch('{user,user}', '{b1,b2}', '{ai,ai}') AS v;
 

@@ -481,10 +481,21 @@ flr_reset_at(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 			 int64 now)
 {
 	int64		capacity = flr_capacity(rule);
-	int64		used = flr_used(arena, rule, state, now);
+	int64		used;
 	int64		start;
 	int64		end;
 
+	if (rule->algorithm == FLR_SLIDING_WINDOW && state->nruns > 0 &&
+		state->total <= (uint64) capacity &&
+		flr_record_last_time(arena, state) <= now)
+	{
+		int64		first = flr_record_first_time(arena, state);
+
+		/* all of the record counts: the first run is the first to leave */
+		if (first > now - rule->period)
+			return later(first, rule->period);
+	}
+	used = flr_used(arena, rule, state, now);
 	if (used == 0 || capacity == 0)
 		return FLR_NEVER;
 	used = Min(used, capacity);

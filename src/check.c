@@ -266,6 +266,7 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid			function = fcinfo->flinfo->fn_oid;
 	FlrBatch	batch;
+	FlrRows		rows;
 	char	   *items = palloc(BATCH_CHUNK * ITEM_SIZE);
 	MemoryContext chunk_context;
 	MemoryContext old;
@@ -273,6 +274,7 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 
 	flr_read_batch(fcinfo, &batch);
 	InitMaterializedSRF(fcinfo, 0);
+	flr_rows_begin(&rows, rsinfo->setResult, rsinfo->setDesc);
 	total = batch.scopes.n;
 
 	/* detoasted elements and the like live as long as their chunk */
@@ -295,30 +297,37 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	{
 		int			n = Min(total - first, BATCH_CHUNK);
 		int64		wall_offset = flr_counters_date(0);
+		FlrEntry   *likely[BATCH_CHUNK];
+		int64		now;
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(chunk_context);
 		read_chunk(&batch, function, first, n, items);
-		for (int pass = 0; pass < 2; pass++)
-			for (int i = 0; i < n; i++)
+		for (int i = 0; i < n; i++)
+			flr_counters_prefetch_pages(chunk_item(items, i)->pairs[0].subject,
+										&chunk_item(items, i)->set);
+		for (int i = 0; i < n; i++)
+			likely[i] =
 				flr_counters_prefetch(chunk_item(items, i)->pairs[0].subject,
-									  &chunk_item(items, i)->set, pass == 0);
+									  &chunk_item(items, i)->set);
+		for (int i = 0; i < n; i++)
+			flr_counters_prefetch_record(likely[i]);
+		now = flr_clock();
 		for (int i = 0; i < n; i++)
 		{
 			FlrOutcome	outcome;
 			FlrVerdictRow row;
 
 			if (flr_enabled)
-				flr_counters_request(chunk_item(items, i), FLR_MODE_TRY, 0,
-									 &outcome, NULL);
+				flr_counters_try(chunk_item(items, i), likely[i], now,
+								 &outcome);
 			else
 				kill_switch(&outcome);
 			flr_row_of_outcome(&row, &outcome, wall_offset,
 							   batch.scopes.elements[first + i],
 							   batch.keys.elements[first + i],
 							   batch.apis.elements[first + i]);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-								 row.values, row.nulls);
+			flr_rows_put(&rows, &row);
 		}
 	}
 	MemoryContextSwitchTo(old);

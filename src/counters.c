@@ -101,18 +101,18 @@ no_memory(Job *job, FlrOutcome *outcome)
 /*
  * The usual request: one limit that grants now, whose counter exists and has
  * room.  Does what flr_job_decide() does, without its loops; false, and nothing is
- * done, when the request turns out to be another one.
+ * done, when the request turns out to be another one.  entry is where its
+ * counter seems to be, or NULL; now the time to judge it at, or 0 for the clock's.
  */
-static bool
-spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
+static inline bool
+spend_one(const FlrRequest *request, FlrMode mode, FlrEntry *entry, int64 now,
+		  FlrOutcome *outcome)
 {
 	static FlrEntry *last_entry = NULL;
 	const FlrLimit *limit = request->set.limits[0];
 	const FlrRule *rule = &limit->rule;
 	FlrEntryId	id;
-	FlrEntry   *entry;
 	uint32		stripe;
-	int64		now;
 	int64		expiry;
 	bool		done = false;
 
@@ -123,13 +123,13 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 	stripe = flr_stripe_of(id.subject);
 
 	/* is it the last one again?  Looked at without the lock, so only a hint */
-	entry = last_entry;
-	if (entry == NULL || entry->id.subject.lo != id.subject.lo)
+	if (entry == NULL)
 	{
-		entry = NULL;
-		flr_entry_prefetch(flr_stripe(stripe), &id);
+		entry = last_entry;
+		if (entry == NULL || entry->id.subject.lo != id.subject.lo)
+			entry = flr_entry_prefetch(flr_stripe(stripe), &id);
 	}
-	now = flr_stripe_lock_timed(stripe);
+	now = flr_stripe_lock_timed(stripe, now != 0 ? now : flr_clock());
 	if (flr_store_is_mapped() &&
 		((entry != NULL && flr_entry_is(entry, &id)) ||
 		 (entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL))
@@ -160,6 +160,19 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 	}
 	flr_stripe_unlock(stripe);
 	return done;
+}
+
+/* May this be a request for spend_one()? */
+static inline bool
+may_be_usual(const FlrRequest *request, FlrMode mode)
+{
+	const FlrLimit *limit = request->set.limits[0];
+
+	return request->set.n == 1 &&
+		(mode == FLR_MODE_CHECK || mode == FLR_MODE_TRY) &&
+		limit->on_limit != FLR_ON_LIMIT_COUNT &&
+		limit->rule.algorithm != FLR_FIXED_WINDOW &&
+		limit->stats != 0 && flr_keep_is_ready(limit->relation);
 }
 
 /* flr_counters_request() for all but the usual request. */
@@ -249,40 +262,71 @@ void
 flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 					 FlrOutcome *outcome, FlrReservation *reservation)
 {
-	const FlrLimit *limit = request->set.limits[0];
-
-	if (unlikely(request->set.n != 1 ||
-				 (mode != FLR_MODE_CHECK && mode != FLR_MODE_TRY) ||
-				 limit->on_limit == FLR_ON_LIMIT_COUNT ||
-				 limit->rule.algorithm == FLR_FIXED_WINDOW ||
-				 limit->stats == 0 || !flr_keep_is_ready(limit->relation) ||
-				 !spend_one(request, mode, outcome)))
+	if (unlikely(!may_be_usual(request, mode) ||
+				 !spend_one(request, mode, NULL, 0, outcome)))
 		request_slowly(request, mode, max_wait, outcome, reservation);
 }
 
 /*
- * Have the counters of a request that is to follow soon on their way into the
- * processor's cache.  To be called twice for each of several requests: first
- * for the pages of the index, then for the counters, so that the requests
- * wait for memory together.
+ * Have the pages of the index for a request that is to follow soon on their way
+ * into the processor's cache: the first of three steps to be taken with each of
+ * several requests, so that they wait for memory together.
  */
 void
-flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set, bool pages)
+flr_counters_prefetch_pages(FlrHash subject, const FlrLimitSet *set)
 {
-	const FlrStripe *stripe;
 	FlrEntryId	id = {.subject = subject};
 
 	if (!flr_local.attached)
 		return;
-	stripe = flr_stripe(flr_stripe_of(subject));
 	for (int i = 0; i < set->n; i++)
 	{
 		id.identity = set->limits[i]->identity;
-		if (pages)
-			(void) flr_page_prefetch(stripe, &id);
-		else
-			flr_entry_prefetch(stripe, &id);
+		(void) flr_page_prefetch(flr_stripe(flr_stripe_of(subject)), &id);
 	}
+}
+
+/*
+ * The second step: have the counters on their way.  Returns where that of the
+ * last limit seems to be, or NULL.
+ */
+FlrEntry *
+flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set)
+{
+	FlrEntryId	id = {.subject = subject};
+	FlrEntry   *likely = NULL;
+
+	if (!flr_local.attached)
+		return NULL;
+	for (int i = 0; i < set->n; i++)
+	{
+		id.identity = set->limits[i]->identity;
+		likely = flr_entry_prefetch(flr_stripe(flr_stripe_of(subject)), &id);
+	}
+	return likely;
+}
+
+/* The third step: have the ends of long records on their way. */
+void
+flr_counters_prefetch_record(const FlrEntry *likely)
+{
+	if (likely != NULL)
+		flr_record_prefetch(likely);
+}
+
+/*
+ * flr_counters_request() in FLR_MODE_TRY, for one of several requests.  likely
+ * is what flr_counters_prefetch() has returned for it.  now is an elapsed time
+ * since the call of the SQL function began, and as good as any other
+ * until it returns: the request is judged at that, or later.
+ */
+void
+flr_counters_try(FlrRequest *request, FlrEntry *likely, int64 now,
+				 FlrOutcome *outcome)
+{
+	if (unlikely(!may_be_usual(request, FLR_MODE_TRY) ||
+				 !spend_one(request, FLR_MODE_TRY, likely, now, outcome)))
+		request_slowly(request, FLR_MODE_TRY, 0, outcome, NULL);
 }
 
 /*

@@ -66,22 +66,17 @@ flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 	page = flr_page(stripe->pages[flr_page_of(stripe, hash)]);
 	for (;;)
 	{
-		for (uint32 first = 0; first < page->n; first += 8)
+		for (uint64 matches = flr_tag_matches(page, tag); matches != 0;
+			 matches &= matches - 1)
 		{
-			uint64		matches = flr_tag_matches(page, first, tag);
+			uint32		slot = flr_slot_of_match(matches);
+			FlrEntry   *entry;
 
-			for (; matches != 0; matches &= matches - 1)
-			{
-				uint32		slot = first +
-				pg_rightmost_one_pos64(matches) / 8;
-				FlrEntry   *entry;
-
-				if (slot >= page->n)
-					break;
-				entry = flr_entry(page->blocks[slot]);
-				if (flr_entry_is(entry, id))
-					return entry;
-			}
+			if (slot >= page->n)
+				continue;
+			entry = flr_entry(page->blocks[slot]);
+			if (flr_entry_is(entry, id))
+				return entry;
 		}
 		if (page->more == 0)
 			return NULL;

@@ -385,7 +385,7 @@ restore_row(const Row *row, int64 wall_offset)
 		if (row->limit->stats == 0)
 			row->limit->stats = flr_stats_find(row->id.relation,
 											   row->limit->name_hash);
-		now = flr_stripe_lock_timed(stripe);
+		now = flr_stripe_lock_timed(stripe, flr_clock());
 		mapped = flr_store_is_mapped();
 		if (mapped)
 			done = put_saved(row, now, wall_offset);

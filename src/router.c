@@ -37,12 +37,6 @@
 #define REASON_COLUMN	1
 #define DELAY_COLUMN	3
 
-/* The types of its columns. */
-static const Oid verdict_types[FLR_VERDICT_COLUMNS] = {
-	BOOLOID, TEXTOID, INT8OID, INTERVALOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, INTERVALOID
-};
-
 /* What a request asks of one node. */
 typedef struct NodeGroup
 {
@@ -199,7 +193,7 @@ read_row(int node, bool is_null, Datum answer, int ncolumns, const Oid *types,
 static void
 read_verdict(int node, bool is_null, Datum answer, FlrVerdictRow *row)
 {
-	read_row(node, is_null, answer, FLR_VERDICT_COLUMNS, verdict_types, row->values,
+	read_row(node, is_null, answer, FLR_VERDICT_COLUMNS, flr_verdict_types, row->values,
 			 row->nulls);
 }
 

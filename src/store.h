@@ -340,14 +340,14 @@ flr_stripe_lock(uint32 stripe)
 }
 
 /*
- * Lock a stripe, and return the elapsed time as it was right before that,
- * which keeps the clock out of the time for which the lock is held.
+ * Lock a stripe.  now is the elapsed time as it was shortly before, which keeps
+ * the clock out of the time for which the lock is held.  Returns that, or a later
+ * time if the stripe had to be waited for.
  */
 static inline int64
-flr_stripe_lock_timed(uint32 stripe)
+flr_stripe_lock_timed(uint32 stripe, int64 now)
 {
 	LWLock	   *lock = &flr_stripe(stripe)->lock;
-	int64		now = flr_clock();
 
 	if (unlikely(!LWLockConditionalAcquire(lock, LW_EXCLUSIVE)))
 		now = flr_stripe_lock_busy(lock);
@@ -392,17 +392,33 @@ flr_page_of(const FlrStripe *stripe, uint64 hash)
 }
 
 /*
- * The slots of a page that may have this tag, among eight from slot first on:
- * bit 8 * i + 7 for slot first + i.  Some that do not have it may be among
- * them, none that has it is missing.
+ * The slots of a page that may have this tag, as bits: see flr_slot_of_match().
+ * Some that do not have it may be among them, also unused ones; none that has
+ * it is missing.  All slots at once, because where the tag is cannot be
+ * foreseen, by a processor either.
  */
 static inline uint64
-flr_tag_matches(const FlrPage *page, uint32 first, uint8 tag)
+flr_tag_matches(const FlrPage *page, uint8 tag)
 {
 	uint64		ones = UINT64CONST(0x0101010101010101);
-	uint64		x = flr_read_le64(&page->tags[first]) ^ (ones * tag);
+	uint64		matches = 0;
 
-	return (x - ones) & ~x & (ones << 7);
+	for (int i = 0; i < FLR_PAGE_SLOTS / 8; i++)
+	{
+		uint64		x = flr_read_le64(&page->tags[8 * i]) ^ (ones * tag);
+
+		matches |= ((x - ones) & ~x & (ones << 7)) >> (7 - i);
+	}
+	return matches;
+}
+
+/* The slot of the lowest match: bit 8 * i + j stands for slot 8 * j + i. */
+static inline uint32
+flr_slot_of_match(uint64 matches)
+{
+	uint32		bit = pg_rightmost_one_pos64(matches);
+
+	return bit % 8 * 8 + bit / 8;
 }
 
 /* A slab that is mapped is about to be used; see flr_store_use_slab(). */
@@ -438,31 +454,33 @@ flr_page_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 
 /*
  * Have the memory of an entry, if it exists, on its way while its stripe is
- * being locked; the same applies.  Waits for the page.
+ * being locked; the same applies.  Waits for the page.  Returns where the entry
+ * seems to be, for flr_entry_is() to be asked once the stripe is locked; NULL when
+ * it does not seem to exist.
  */
-static inline void
+static inline FlrEntry *
 flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 {
 	uint64		hash = flr_entry_hash(id);
 	const FlrPage *page = flr_page_prefetch(stripe, id);
+	FlrEntry   *likely = NULL;
 	FlrBlockId	block;
 	uint32		n;
 
 	if (page == NULL)
-		return;
+		return NULL;
 
 	/* a volatile read, or compilers find that all this has no effect */
 	n = *(const volatile uint32 *) &page->n;
-	n = Min(n, FLR_PAGE_SLOTS);
-	for (uint32 first = 0; first < n; first += 8)
+	for (uint64 matches = flr_tag_matches(page, flr_tag_of(hash));
+		 matches != 0; matches &= matches - 1)
 	{
-		uint64		matches = flr_tag_matches(page, first, flr_tag_of(hash));
-		const char *entry;
+		uint32		slot = flr_slot_of_match(matches);
+		char	   *entry;
 
-		if (matches == 0)
+		if (slot >= n)
 			continue;
-		block = *(const volatile FlrBlockId *)
-			&page->blocks[first + pg_rightmost_one_pos64(matches) / 8];
+		block = *(const volatile FlrBlockId *) &page->blocks[slot];
 		if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
 			continue;
 		flr_use_slab(block >> FLR_SLAB_SHIFT);
@@ -470,7 +488,33 @@ flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 		__builtin_prefetch(entry);
 		__builtin_prefetch(entry + 64);
 		__builtin_prefetch(entry + offsetof(FlrEntry, state) + sizeof(FlrState) - 1);
+		if (likely == NULL)
+			likely = (FlrEntry *) entry;
 	}
+	return likely;
+}
+
+/*
+ * Have the ends of the record of an entry on their way, if it is a long one;
+ * the same applies.  Waits for the entry, which flr_entry_prefetch() has
+ * returned.
+ */
+static inline void
+flr_record_prefetch(const FlrEntry *entry)
+{
+	const volatile FlrState *state = &entry->state;
+	FlrBlockId	ends[2] = {state->first, state->last};
+
+	for (int i = 0; i < 2; i++)
+		if (ends[i] != 0 && (ends[i] >> FLR_SLAB_SHIFT) < flr_local.nslabs)
+		{
+			const char *block = flr_block(flr_arena, ends[i]);
+			uint32		place = i == 0 ? state->head : state->tail;
+
+			__builtin_prefetch(block);
+			__builtin_prefetch(block + offsetof(FlrChain, runs) +
+							   place % FLR_CHAIN_NARROW * sizeof(FlrNarrowRun));
+		}
 }
 
 /* The size of what is kept of an entry's key, 1 to FLR_KEY_SIZE. */

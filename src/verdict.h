@@ -14,6 +14,7 @@
 
 #include "access/htup.h"
 #include "fmgr.h"
+#include "utils/tuplestore.h"
 
 #include "counters.h"
 
@@ -54,6 +55,20 @@ typedef struct FlrVerdictRow
 	bool		nulls[FLR_VERDICT_COLUMNS];
 } FlrVerdictRow;
 
+/* Rows on their way into a tuplestore. */
+typedef struct FlrRows
+{
+	Tuplestorestate *store;
+	TupleDesc	desc;
+	bool		usual;			/* the columns are what they are expected to
+								 * be */
+	MemoryContext context;
+	Size		room;			/* of the buffer */
+	char	   *buffer;			/* for one row, or NULL */
+} FlrRows;
+
+extern const Oid flr_verdict_types[FLR_VERDICT_COLUMNS];
+
 extern const char *flr_reason_name(FlrReason reason);
 extern void flr_verdict_fill(FlrVerdict *verdict, const FlrRequest *request,
 							 const FlrOutcome *outcome);
@@ -65,6 +80,9 @@ extern Datum flr_row_datum(FunctionCallInfo fcinfo, const FlrVerdictRow *row);
 extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
 							   const FlrRequest *request,
 							   const FlrOutcome *outcome);
+extern void flr_rows_begin(FlrRows *rows, Tuplestorestate *store,
+						   TupleDesc desc);
+extern void flr_rows_put(FlrRows *rows, const FlrVerdictRow *row);
 extern void flr_verdict_of_row(FlrVerdict *verdict, const FlrVerdictRow *row);
 extern void flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict);
 
