@@ -104,7 +104,7 @@ no_memory(Job *job, FlrOutcome *outcome)
  * done, when the request turns out to be another one.  entry is where its
  * counter seems to be, or NULL; now the time to judge it at, or 0 for the clock's.
  */
-static inline bool
+static pg_attribute_always_inline bool
 spend_one(const FlrRequest *request, FlrMode mode, FlrEntry *entry, int64 now,
 		  FlrOutcome *outcome)
 {
