@@ -35,6 +35,16 @@ FROM (SELECT array_agg(scope) AS scopes, array_agg(repeat('k', length)) AS keys,
          AS b (allowed, reason, remaining, delay, next_valid_at, reset_at, scope, key, api, name, limit_id, max_requests, period, n),
      fl_rate_peek(b.scope, b.key, 'ai', costs[n]) AS p
 ORDER BY n;
+-- A batch answers what its requests one by one would be answered: here of a few keys, with one limit, two or none, granted and refused.
+SET client_min_messages = warning;
+INSERT INTO fl_rate_limit (name, scope, api, max_requests, period) VALUES ('few', 'user', 'communicate', 9, '1 h');
+CREATE TEMP TABLE mixed AS SELECT n, CASE n % 5 WHEN 4 THEN 'device' ELSE 'user' END AS scope, 'm' || n * n % 7 AS key, (ARRAY['ai', 'communicate', 'data-sources'])[n % 3 + 1] AS api, (n % 2 + 1)::bigint AS cost FROM generate_series(1, 400) AS n;
+CREATE TEMP TABLE one_by_one AS SELECT n, t.allowed, t.reason, t.remaining, t.name FROM (SELECT * FROM mixed ORDER BY n OFFSET 0) AS m, fl_rate_try(scope, 'other ' || key, api, cost) AS t;
+RESET client_min_messages;
+SELECT count(*), count(*) FILTER (WHERE (b.allowed, b.reason, b.remaining, b.name) IS NOT DISTINCT FROM (o.allowed, o.reason, o.remaining, o.name)) AS same,
+       count(*) FILTER (WHERE o.reason = 'ok') AS granted, count(*) FILTER (WHERE o.reason = 'refused') AS refused, count(*) FILTER (WHERE o.reason = 'no_limit') AS no_limit
+FROM (SELECT array_agg(scope ORDER BY n) AS scopes, array_agg(key ORDER BY n) AS keys, array_agg(api ORDER BY n) AS apis, array_agg(cost ORDER BY n) AS costs FROM mixed) AS m,
+     fl_rate_try_batch(scopes, keys, apis, costs) WITH ORDINALITY AS b JOIN one_by_one AS o ON o.n = b.ordinality;
 SET fliplet_ratelimit.enabled = off;
 SELECT v.allowed, v.reason, v.remaining, v.name FROM fl_rate_try_batch('{user,user}', '{b1,b2}', '{ai,ai}') AS v;
 

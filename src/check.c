@@ -216,9 +216,6 @@ REQUEST_FUNCTION(fl_rate_wait_bigint, wait_for_slot(fcinfo, FLR_BIGINT_KEY));
  * ------------------------------------------------------------------------
  */
 
-/* So many requests of a batch are prepared together. */
-#define BATCH_CHUNK		128
-
 /* A request with one pair needs no more than this of an FlrRequest. */
 #define ITEM_SIZE \
 	MAXALIGN(offsetof(FlrRequest, pairs) + sizeof(FlrPair))
@@ -257,8 +254,7 @@ PG_FUNCTION_INFO_V1(fl_rate_try_batch);
 /*
  * fl_rate_try_batch(scopes, keys, apis, costs, plans): independent requests,
  * answered in order.  All arguments are validated before anything is spent.
- * Then a chunk of requests is prepared at a time, so that its counters are on
- * their way into the cache together, and judged one after the other.
+ * Then as many at a time as are judged together are read, and judged.
  */
 Datum
 fl_rate_try_batch(PG_FUNCTION_ARGS)
@@ -267,7 +263,7 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	Oid			function = fcinfo->flinfo->fn_oid;
 	FlrBatch	batch;
 	FlrRows		rows;
-	char	   *items = palloc(BATCH_CHUNK * ITEM_SIZE);
+	char	   *items = palloc(FLR_MAX_TOGETHER * ITEM_SIZE);
 	MemoryContext chunk_context;
 	MemoryContext old;
 	int			total;
@@ -284,46 +280,38 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	old = MemoryContextSwitchTo(chunk_context);
 
 	/* more than a chunk: first see that there is nothing wrong anywhere */
-	for (int first = 0; total > BATCH_CHUNK && first < total;
-		 first += BATCH_CHUNK)
+	for (int first = 0; total > FLR_MAX_TOGETHER && first < total;
+		 first += FLR_MAX_TOGETHER)
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(chunk_context);
-		read_chunk(&batch, function, first, Min(total - first, BATCH_CHUNK),
+		read_chunk(&batch, function, first, Min(total - first, FLR_MAX_TOGETHER),
 				   items);
 	}
 
-	for (int first = 0; first < total; first += BATCH_CHUNK)
+	for (int first = 0; first < total; first += FLR_MAX_TOGETHER)
 	{
-		int			n = Min(total - first, BATCH_CHUNK);
+		int			n = Min(total - first, FLR_MAX_TOGETHER);
 		int64		wall_offset = flr_counters_date(0);
-		FlrEntry   *likely[BATCH_CHUNK];
-		int64		now;
+		FlrRequest *requests[FLR_MAX_TOGETHER];
+		FlrOutcome	outcomes[FLR_MAX_TOGETHER];
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(chunk_context);
 		read_chunk(&batch, function, first, n, items);
 		for (int i = 0; i < n; i++)
-			flr_counters_prefetch_pages(chunk_item(items, i)->pairs[0].subject,
-										&chunk_item(items, i)->set);
-		for (int i = 0; i < n; i++)
-			likely[i] =
-				flr_counters_prefetch(chunk_item(items, i)->pairs[0].subject,
-									  &chunk_item(items, i)->set);
-		for (int i = 0; i < n; i++)
-			flr_counters_prefetch_record(likely[i]);
-		now = flr_clock();
+		{
+			requests[i] = chunk_item(items, i);
+			if (!flr_enabled)
+				kill_switch(&outcomes[i]);
+		}
+		if (flr_enabled)
+			flr_counters_try_together(requests, n, outcomes);
 		for (int i = 0; i < n; i++)
 		{
-			FlrOutcome	outcome;
 			FlrVerdictRow row;
 
-			if (flr_enabled)
-				flr_counters_try(chunk_item(items, i), likely[i], now,
-								 &outcome);
-			else
-				kill_switch(&outcome);
-			flr_row_of_outcome(&row, &outcome, wall_offset,
+			flr_row_of_outcome(&row, &outcomes[i], wall_offset,
 							   batch.scopes.elements[first + i],
 							   batch.keys.elements[first + i],
 							   batch.apis.elements[first + i]);

@@ -21,6 +21,9 @@
 /* Blocks that are enough for a request, unless it widens a long record. */
 #define ENOUGH_BLOCKS	128
 
+/* No number of one of several requests. */
+#define NOBODY			0xff
+
 /* Make the next target of a job from limit number i of its request. */
 static inline void
 add_target(Job *job, int i)
@@ -98,68 +101,84 @@ no_memory(Job *job, FlrOutcome *outcome)
 		outcome->reason = FLR_REASON_OK;
 }
 
-/*
- * The usual request: one limit that grants now, whose counter exists and has
- * room.  Does what flr_job_decide() does, without its loops; false, and nothing is
- * done, when the request turns out to be another one.  entry is where its
- * counter seems to be, or NULL; now the time to judge it at, or 0 for the clock's.
- */
-static pg_attribute_always_inline bool
-spend_one(const FlrRequest *request, FlrMode mode, FlrEntry *entry, int64 now,
-		  FlrOutcome *outcome)
+/* Where the counter of limit number i of a request is looked for. */
+static inline void
+set_id(FlrEntryId *id, const FlrRequest *request, int i)
 {
-	static FlrEntry *last_entry = NULL;
+	const FlrLimitSet *set = &request->set;
+
+	id->subject = request->pairs[set->pairs[i]].subject;
+	id->identity = set->limits[i]->identity;
+	id->database = MyDatabaseId;
+	id->relation = set->limits[i]->relation;
+}
+
+/*
+ * Judge a usual request, and spend, with its stripe locked: one limit that
+ * grants now, whose counter exists and has room.  Does what flr_job_decide()
+ * does, without its loops.  NULL, and nothing is done, when the request turns
+ * out to be another one; else its counter.  entry is where that seems to be, or
+ * NULL.
+ */
+static pg_attribute_always_inline FlrEntry *
+spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
+			 FlrEntry *entry, int64 now, FlrOutcome *outcome)
+{
 	const FlrLimit *limit = request->set.limits[0];
 	const FlrRule *rule = &limit->rule;
-	FlrEntryId	id;
-	uint32		stripe;
 	int64		expiry;
-	bool		done = false;
 
-	id.subject = request->pairs[request->set.pairs[0]].subject;
-	id.identity = limit->identity;
-	id.database = MyDatabaseId;
-	id.relation = limit->relation;
+	if (!flr_store_is_mapped())
+		return NULL;
+	if (entry == NULL || !flr_entry_is(entry, id))
+		entry = flr_entry_find(flr_stripe(flr_stripe_of(id->subject)), id);
+	if (entry == NULL)
+		return NULL;
+	now = entry->last_request = Max(now, entry->last_request);
+	if (!flr_take(flr_arena, rule, &entry->state, now, request->cost,
+				  &outcome->remaining))
+		return NULL;
+	expiry = rule->algorithm == FLR_SLIDING_WINDOW ? now + rule->retention :
+		flr_expiry(flr_arena, rule, &entry->state);
+	note_grant(entry, limit, now, expiry, false);
+	outcome->allowed = true;
+	outcome->limit = limit;
+	if (mode != FLR_MODE_CHECK)
+	{
+		outcome->reason = FLR_REASON_OK;
+		outcome->wall_offset = 0;
+		outcome->pair = request->set.pairs[0];
+		outcome->delay = 0;
+		outcome->wait = 0;
+		outcome->now = now;
+		outcome->reset = time_to_reset(rule, &entry->state, now);
+	}
+	return entry;
+}
+
+/* The same, and locks its stripe. */
+static inline bool
+spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
+{
+	static FlrEntry *last_entry = NULL;
+	FlrEntryId	id;
+	FlrEntry   *entry = last_entry;
+	uint32		stripe;
+	int64		now;
+
+	set_id(&id, request, 0);
 	stripe = flr_stripe_of(id.subject);
 
 	/* is it the last one again?  Looked at without the lock, so only a hint */
-	if (entry == NULL)
-	{
-		entry = last_entry;
-		if (entry == NULL || entry->id.subject.lo != id.subject.lo)
-			entry = flr_entry_prefetch(flr_stripe(stripe), &id);
-	}
-	now = flr_stripe_lock_timed(stripe, now != 0 ? now : flr_clock());
-	if (flr_store_is_mapped() &&
-		((entry != NULL && flr_entry_is(entry, &id)) ||
-		 (entry = flr_entry_find(flr_stripe(stripe), &id)) != NULL))
-	{
-		last_entry = entry;
-		now = entry->last_request = Max(now, entry->last_request);
-		if (flr_take(flr_arena, rule, &entry->state, now, request->cost,
-					 &outcome->remaining))
-		{
-			expiry = rule->algorithm == FLR_SLIDING_WINDOW ?
-				now + rule->retention :
-				flr_expiry(flr_arena, rule, &entry->state);
-			note_grant(entry, limit, now, expiry, false);
-			outcome->allowed = true;
-			outcome->limit = limit;
-			if (mode != FLR_MODE_CHECK)
-			{
-				outcome->reason = FLR_REASON_OK;
-				outcome->wall_offset = 0;
-				outcome->pair = request->set.pairs[0];
-				outcome->delay = 0;
-				outcome->wait = 0;
-				outcome->now = now;
-				outcome->reset = time_to_reset(rule, &entry->state, now);
-			}
-			done = true;
-		}
-	}
+	if (entry == NULL || entry->id.subject.lo != id.subject.lo)
+		entry = flr_entry_prefetch(flr_stripe(stripe), &id);
+	now = flr_stripe_lock_timed(stripe, flr_clock());
+	entry = spend_locked(request, mode, &id, entry, now, outcome);
 	flr_stripe_unlock(stripe);
-	return done;
+	if (entry == NULL)
+		return false;
+	last_entry = entry;
+	return true;
 }
 
 /* May this be a request for spend_one()? */
@@ -263,70 +282,108 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 					 FlrOutcome *outcome, FlrReservation *reservation)
 {
 	if (unlikely(!may_be_usual(request, mode) ||
-				 !spend_one(request, mode, NULL, 0, outcome)))
+				 !spend_one(request, mode, outcome)))
 		request_slowly(request, mode, max_wait, outcome, reservation);
 }
 
 /*
- * Have the pages of the index for a request that is to follow soon on their way
- * into the processor's cache: the first of three steps to be taken with each of
- * several requests, so that they wait for memory together.
+ * A part of flr_counters_try_together(): judge a request, and those after it
+ * that are of the same stripe.
  */
-void
-flr_counters_prefetch_pages(FlrHash subject, const FlrLimitSet *set)
+static void
+judge_stripe(FlrRequest *const *requests, uint8 number, const uint8 *next,
+			 FlrEntry *const *likely, int64 now, bool *judged,
+			 FlrOutcome *outcomes)
 {
-	FlrEntryId	id = {.subject = subject};
+	uint32		stripe = flr_stripe_of(requests[number]->pairs[0].subject);
+	bool		locked = false;
 
-	if (!flr_local.attached)
-		return;
-	for (int i = 0; i < set->n; i++)
+	for (; number != NOBODY; number = next[number])
 	{
-		id.identity = set->limits[i]->identity;
-		(void) flr_page_prefetch(flr_stripe(flr_stripe_of(subject)), &id);
+		FlrRequest *request = requests[number];
+
+		judged[number] = true;
+		if (may_be_usual(request, FLR_MODE_TRY))
+		{
+			FlrEntryId	id;
+
+			set_id(&id, request, 0);
+			if (!locked)
+				now = flr_stripe_lock_timed(stripe, now);
+			locked = true;
+			if (spend_locked(request, FLR_MODE_TRY, &id, likely[number], now,
+							 &outcomes[number]))
+				continue;
+		}
+		if (locked)
+			flr_stripe_unlock(stripe);
+		locked = false;
+		request_slowly(request, FLR_MODE_TRY, 0, &outcomes[number], NULL);
 	}
+	if (locked)
+		flr_stripe_unlock(stripe);
 }
 
 /*
- * The second step: have the counters on their way.  Returns where that of the
- * last limit seems to be, or NULL.
+ * Judge several independent requests of one pair each in FLR_MODE_TRY, and
+ * spend; at most FLR_MAX_TOGETHER.  Each has its own outcome, and those of one
+ * key are judged in order.
+ *
+ * Faster than one after the other: they wait for memory together, the clock is
+ * read once, after the call of the SQL function has begun, and a stripe is
+ * locked once for all the usual ones in it.
  */
-FlrEntry *
-flr_counters_prefetch(FlrHash subject, const FlrLimitSet *set)
+void
+flr_counters_try_together(FlrRequest *const *requests, int n,
+						  FlrOutcome *outcomes)
 {
-	FlrEntryId	id = {.subject = subject};
-	FlrEntry   *likely = NULL;
+	uint8		first[FLR_STRIPES]; /* request of a stripe */
+	uint8		next[FLR_MAX_TOGETHER]; /* request of the same stripe */
+	bool		judged[FLR_MAX_TOGETHER] = {0};
+	FlrEntry   *likely[FLR_MAX_TOGETHER];
+	FlrEntryId	id;
+	int64		now;
 
-	if (!flr_local.attached)
-		return NULL;
-	for (int i = 0; i < set->n; i++)
+	StaticAssertStmt(FLR_MAX_TOGETHER <= NOBODY, "a request's number fits");
+	Assert(n <= FLR_MAX_TOGETHER);
+
+	/* ask for the pages of the index, then for counters, then for records */
+	for (int i = 0; flr_local.attached && i < n; i++)
+		for (int j = 0; j < requests[i]->set.n; j++)
+		{
+			set_id(&id, requests[i], j);
+			(void) flr_page_prefetch(flr_stripe(flr_stripe_of(id.subject)),
+									 &id);
+		}
+	for (int i = 0; i < n; i++)
 	{
-		id.identity = set->limits[i]->identity;
-		likely = flr_entry_prefetch(flr_stripe(flr_stripe_of(subject)), &id);
+		likely[i] = NULL;
+		for (int j = 0; flr_local.attached && j < requests[i]->set.n; j++)
+		{
+			set_id(&id, requests[i], j);
+			likely[i] = flr_entry_prefetch(flr_stripe(flr_stripe_of(id.subject)),
+										   &id);
+		}
 	}
-	return likely;
-}
+	memset(first, NOBODY, sizeof(first));
+	for (int i = n; i-- > 0;)
+	{
+		uint32		stripe;
 
-/* The third step: have the ends of long records on their way. */
-void
-flr_counters_prefetch_record(const FlrEntry *likely)
-{
-	if (likely != NULL)
-		flr_record_prefetch(likely);
-}
+		next[i] = NOBODY;
+		if (requests[i]->set.n == 0)
+			continue;			/* no limit, no counter, no stripe */
+		stripe = flr_stripe_of(requests[i]->pairs[0].subject);
+		next[i] = first[stripe];
+		first[stripe] = i;
+		if (likely[i] != NULL)
+			flr_record_prefetch(likely[i]);
+	}
 
-/*
- * flr_counters_request() in FLR_MODE_TRY, for one of several requests.  likely
- * is what flr_counters_prefetch() has returned for it.  now is an elapsed time
- * since the call of the SQL function began, and as good as any other
- * until it returns: the request is judged at that, or later.
- */
-void
-flr_counters_try(FlrRequest *request, FlrEntry *likely, int64 now,
-				 FlrOutcome *outcome)
-{
-	if (unlikely(!may_be_usual(request, FLR_MODE_TRY) ||
-				 !spend_one(request, FLR_MODE_TRY, likely, now, outcome)))
-		request_slowly(request, FLR_MODE_TRY, 0, outcome, NULL);
+	now = flr_clock();
+	for (int i = 0; i < n; i++)
+		if (!judged[i])
+			judge_stripe(requests, i, next, likely, now, judged, outcomes);
 }
 
 /*

@@ -73,6 +73,9 @@ typedef struct FlrOutcome
 								 * ahead of that; 0: none does */
 } FlrOutcome;
 
+/* So many requests are judged together. */
+#define FLR_MAX_TOGETHER	128
+
 /* What fl_rate_wait() reserved, to be given back if it does not come to it. */
 typedef struct FlrReservation
 {
@@ -137,13 +140,8 @@ flr_keep_restore(Oid relation)
 extern void flr_counters_request(FlrRequest *request, FlrMode mode,
 								 int64 max_wait, FlrOutcome *outcome,
 								 FlrReservation *reservation);
-extern void flr_counters_prefetch_pages(FlrHash subject,
-										const FlrLimitSet *set);
-extern FlrEntry *flr_counters_prefetch(FlrHash subject,
-									   const FlrLimitSet *set);
-extern void flr_counters_prefetch_record(const FlrEntry *likely);
-extern void flr_counters_try(FlrRequest *request, FlrEntry *likely, int64 now,
-							 FlrOutcome *outcome);
+extern void flr_counters_try_together(FlrRequest *const *requests, int n,
+									  FlrOutcome *outcomes);
 extern void flr_counters_cancel(FlrReservation *reservation);
 extern void flr_counters_wait_over(void);
 extern bool flr_counters_refund(FlrRequest *request, int64 *remaining);
