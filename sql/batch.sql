@@ -29,7 +29,8 @@ INSERT INTO fl_rate_limit (name, scope, api, max_requests, period) VALUES ('ten'
 RESET client_min_messages;
 -- Its rows are what fl_rate_peek makes of the same: texts short, long and very long, columns that are null.
 SELECT length(b.key) AS length, b.scope, costs[n] AS cost, b.reason, b.key = keys[n] AS same_key, p.next_valid_at IS NULL AS never, b.reset_at IS NULL AS no_reset,
-       to_jsonb(b) - '{n,next_valid_at,reset_at}'::text[] = to_jsonb(p) - '{next_valid_at,reset_at}'::text[] AS same,
+       (b.allowed, b.reason, b.remaining, b.delay, b.scope, b.key, b.api, b.name, b.limit_id, b.max_requests, b.period)
+           IS NOT DISTINCT FROM (p.allowed, p.reason, p.remaining, p.delay, p.scope, p.key, p.api, p.name, p.limit_id, p.max_requests, p.period) AS same,
        b.next_valid_at IS NULL = (p.next_valid_at IS NULL) AND abs(extract(epoch FROM b.next_valid_at - p.next_valid_at)) < 600 IS NOT FALSE AS same_date,
        b.reset_at IS NULL = (p.reset_at IS NULL) AND abs(extract(epoch FROM b.reset_at - p.reset_at)) < 5 IS NOT FALSE AS same_reset
 FROM (SELECT array_agg(scope) AS scopes, array_agg(repeat('k', length)) AS keys, array_agg('slow'::text) AS apis, array_agg(cost) AS costs
