@@ -222,7 +222,6 @@ answer_rows(FunctionCallInfo fcinfo, int n)
 		IntervalPGetDatum(&interval)
 	};
 	bool		nulls[13] = {0};
-
 	HeapTuple	tuple = heap_form_tuple(answers->setDesc, values, nulls);
 
 	for (int i = 0; i < n; i++)

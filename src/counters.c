@@ -24,6 +24,18 @@
 /* No number of one of several requests. */
 #define NOBODY			0xff
 
+/* Where the counter of limit number i of a request is looked for. */
+static inline void
+set_id(FlrEntryId *id, const FlrRequest *request, int i)
+{
+	const FlrLimitSet *set = &request->set;
+
+	id->subject = request->pairs[set->pairs[i]].subject;
+	id->identity = set->limits[i]->identity;
+	id->database = MyDatabaseId;
+	id->relation = set->limits[i]->relation;
+}
+
 /* Make the next target of a job from limit number i of its request. */
 static inline void
 add_target(Job *job, int i)
@@ -36,10 +48,7 @@ add_target(Job *job, int i)
 	target->pair_number = set->pairs[i];
 	target->pair = &job->request->pairs[set->pairs[i]];
 	target->shadow = target->limit->on_limit == FLR_ON_LIMIT_COUNT;
-	target->id.subject = target->pair->subject;
-	target->id.identity = target->limit->identity;
-	target->id.database = MyDatabaseId;
-	target->id.relation = target->limit->relation;
+	set_id(&target->id, job->request, i);
 	job->nreal += !target->shadow;
 }
 
@@ -99,18 +108,6 @@ no_memory(Job *job, FlrOutcome *outcome)
 	}
 	else
 		outcome->reason = FLR_REASON_OK;
-}
-
-/* Where the counter of limit number i of a request is looked for. */
-static inline void
-set_id(FlrEntryId *id, const FlrRequest *request, int i)
-{
-	const FlrLimitSet *set = &request->set;
-
-	id->subject = request->pairs[set->pairs[i]].subject;
-	id->identity = set->limits[i]->identity;
-	id->database = MyDatabaseId;
-	id->relation = set->limits[i]->relation;
 }
 
 /*

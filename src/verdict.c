@@ -349,10 +349,13 @@ put_columns(char *p, const FlrVerdictRow *row)
 	return put_interval(p, row, 12);
 }
 
+/* Where the columns of a row begin if some of them are null. */
+#define ROW_HEADER \
+	MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(FLR_VERDICT_COLUMNS))
+
 /* What a row takes up besides its texts, and what put_columns() may zero. */
 #define ROW_ROOM \
-	(MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(FLR_VERDICT_COLUMNS)) + \
-	 FLR_VERDICT_COLUMNS * (8 + sizeof(Interval)))
+	(ROW_HEADER + FLR_VERDICT_COLUMNS * (8 + sizeof(Interval)))
 
 /*
  * Put a row into the tuplestore, as tuplestore_putvalues() would.  That looks
@@ -394,16 +397,14 @@ flr_rows_put(FlrRows *rows, const FlrVerdictRow *row)
 	}
 
 	header = (HeapTupleHeader) rows->buffer;
-	memset(header, 0, MAXALIGN(SizeofHeapTupleHeader +
-							   BITMAPLEN(FLR_VERDICT_COLUMNS)));
+	memset(header, 0, ROW_HEADER);
 	HeapTupleHeaderSetNatts(header, FLR_VERDICT_COLUMNS);
 	header->t_infomask = HEAP_HASVARWIDTH;
 	header->t_hoff = MAXALIGN(SizeofHeapTupleHeader);
 	if (present != (1 << FLR_VERDICT_COLUMNS) - 1)
 	{
 		header->t_infomask |= HEAP_HASNULL;
-		header->t_hoff = MAXALIGN(SizeofHeapTupleHeader +
-								  BITMAPLEN(FLR_VERDICT_COLUMNS));
+		header->t_hoff = ROW_HEADER;
 		header->t_bits[0] = (bits8) present;
 		header->t_bits[1] = (bits8) (present >> 8);
 	}
