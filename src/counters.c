@@ -112,10 +112,10 @@ no_memory(Job *job, FlrOutcome *outcome)
 
 /*
  * Judge a usual request, and spend, with its stripe locked: one limit that
- * grants now, whose counter exists and has room.  Does what flr_job_decide()
- * does, without its loops.  NULL, and nothing is done, when the request turns
- * out to be another one; else its counter.  entry is where that seems to be, or
- * NULL.
+ * grants now, whose counter has room, or is new and there is memory for it.
+ * Does what flr_job_decide() does, without its loops.  NULL, and nothing is
+ * spent, when the request turns out to be another one; else its counter.
+ * entry is where that seems to be, or NULL.
  */
 static pg_attribute_always_inline FlrEntry *
 spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
@@ -130,11 +130,18 @@ spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
 	if (entry == NULL || !flr_entry_is(entry, id))
 		entry = flr_entry_find(flr_stripe(flr_stripe_of(id->subject)), id);
 	if (entry == NULL)
+		entry = flr_job_create(id, limit,
+							   &request->pairs[request->set.pairs[0]], now);
+	if (entry == NULL)
 		return NULL;
 	now = entry->last_request = Max(now, entry->last_request);
 	if (!flr_take(flr_arena, rule, &entry->state, now, request->cost,
 				  &outcome->remaining))
+	{
+		if (entry->granted == 0)
+			flr_entry_set_expiry(entry, entry->expiry);
 		return NULL;
+	}
 	expiry = rule->algorithm == FLR_SLIDING_WINDOW ? now + rule->retention :
 		flr_expiry(flr_arena, rule, &entry->state);
 	note_grant(entry, limit, now, expiry, false);

@@ -287,18 +287,29 @@ stats_of(const Target *target)
 	return target->limit->stats != 0 ? flr_stats(target->limit->stats) : NULL;
 }
 
+/*
+ * Make the counter of a limit and a pair, which must not exist; NULL when there
+ * is no memory.  See flr_entry_create() for what the caller owes to it.
+ */
+FlrEntry *
+flr_job_create(const FlrEntryId *id, const FlrLimit *limit,
+			   const FlrPair *pair, int64 now)
+{
+	KeptKey		kept;
+
+	keep_key(pair, &kept);
+	return flr_entry_create(flr_stripe(flr_stripe_of(id->subject)), id,
+							limit->stats, kept.data, kept.size, now);
+}
+
 /* Find a target's entry, or make it.  False: no memory. */
 static bool
 have_entry(const Job *job, Target *target)
 {
-	KeptKey		kept;
-
 	if (target->entry != NULL)
 		return true;
-	keep_key(target->pair, &kept);
-	target->entry = flr_entry_create(flr_stripe(flr_stripe_of(target->id.subject)),
-									 &target->id, target->limit->stats,
-									 kept.data, kept.size, job->now);
+	target->entry = flr_job_create(&target->id, target->limit, target->pair,
+								   job->now);
 	if (target->entry == NULL)
 		return false;
 	target->state = &target->entry->state;
@@ -490,6 +501,19 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 	return STATUS_DONE;
 }
 
+/* See to it that entries are swept which were made, but not spent from. */
+static void
+settle_expiry(const Job *job)
+{
+	for (int i = 0; i < job->n; i++)
+	{
+		FlrEntry   *entry = job->targets[i].entry;
+
+		if (entry != NULL)
+			flr_entry_set_expiry(entry, entry->expiry);
+	}
+}
+
 /* Describe a grant, by the limit of which the least remains. */
 static void
 grant(const Job *job, bool spent, FlrOutcome *outcome)
@@ -579,6 +603,8 @@ flr_job_decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
 	{
 		JobStatus	status = spend(job, reservation, &lacking);
 
+		if (status != STATUS_DONE || job->full)
+			settle_expiry(job);
 		if (status == STATUS_DONE && lacking != NULL)
 			pg_atomic_fetch_add_u64(&flr_store->refused_full, 1);
 		if (status != STATUS_DONE ||

@@ -119,6 +119,17 @@ put_into_page(FlrBlockId block, uint8 tag, FlrBlockId entry)
 }
 
 /*
+ * Entries of a locked stripe move, some perhaps from before the hand to
+ * behind it.  It goes on from where it is, but does not know any more
+ * what it has passed.
+ */
+static inline void
+lose_hand(FlrStripe *stripe)
+{
+	stripe->hand_expiry = PG_INT64_MIN;
+}
+
+/*
  * Give a locked stripe one more page: the next one in line takes its share of
  * the one it belongs to.  Where there is no memory, or too much to do at
  * once, pages just get longer.
@@ -185,6 +196,7 @@ add_page(FlrStripe *stripe)
 	stripe->mask = mask;
 	stripe->pages[number] = fresh;
 	stripe->npages = number + 1;
+	lose_hand(stripe);
 	for (page = flr_page(from);; page = flr_page(page->more))
 	{
 		page->n = 0;
@@ -248,7 +260,12 @@ flr_entries_visit(FlrStripe *stripe,
 			for (uint32 slot = 0; slot < page->n; slot++)
 				__builtin_prefetch(flr_entry(page->blocks[slot]));
 			for (uint32 slot = 0; slot < page->n; slot++)
-				visit(flr_entry(page->blocks[slot]), arg);
+			{
+				FlrEntry   *entry = flr_entry(page->blocks[slot]);
+
+				Assert(entry->expiry >= stripe->quiet_until);
+				visit(entry, arg);
+			}
 			if (page->more == 0)
 				break;
 			page = flr_page(page->more);
@@ -274,7 +291,10 @@ flr_entries_remove(FlrStripe *stripe,
 				__builtin_prefetch(flr_entry(page->blocks[slot]));
 			for (uint32 slot = page->n; slot-- > 0;)
 			{
-				if (!doomed(flr_entry(page->blocks[slot]), arg))
+				const FlrEntry *entry = flr_entry(page->blocks[slot]);
+
+				Assert(entry->expiry >= stripe->quiet_until);
+				if (!doomed(entry, arg))
 					continue;
 				remove_entry(stripe, page, slot);
 				removed++;
@@ -284,7 +304,22 @@ flr_entries_remove(FlrStripe *stripe,
 			page = flr_page(page->more);
 		}
 	}
+	if (removed > 0)
+		lose_hand(stripe);
 	return removed;
+}
+
+/*
+ * The hand has passed all entries of a locked stripe.  Where it knows when the
+ * first of them expires, there is nothing to look for until then.
+ */
+static void
+end_round(FlrStripe *stripe)
+{
+	stripe->quiet_until = stripe->hand_expiry;
+	stripe->hand_expiry = PG_INT64_MAX;
+	stripe->hand = 0;
+	stripe->hand_slot = 0;
 }
 
 /*
@@ -294,16 +329,16 @@ flr_entries_remove(FlrStripe *stripe,
 static void
 sweep_some(FlrStripe *stripe, int64 now)
 {
-	int			freed = 0;
 	FlrPage    *page;
 	uint32		before = 0;		/* entries in pages of the chain passed over */
-	uint32		first;
-	uint32		end;
+	uint32		slot;
+	int			freed = 0;
 
-	if (stripe->npages == 0)
-		return;
 	if (stripe->hand >= stripe->npages)
-		stripe->hand = 0;
+	{
+		end_round(stripe);
+		return;
+	}
 	page = flr_page(stripe->pages[stripe->hand]);
 	while (page->n <= stripe->hand_slot - before)
 	{
@@ -316,18 +351,24 @@ sweep_some(FlrStripe *stripe, int64 now)
 		}
 		page = flr_page(page->more);
 	}
-	first = stripe->hand_slot - before;
-	end = Min(first + SWEEP_ENTRIES, page->n);
-	for (uint32 slot = first; slot < end; slot++)
-		__builtin_prefetch(flr_entry(page->blocks[slot]));
-	for (uint32 slot = end; slot-- > first;)
+	slot = stripe->hand_slot - before;
+	for (uint32 i = slot; i < Min(slot + SWEEP_ENTRIES, page->n); i++)
+		__builtin_prefetch(flr_entry(page->blocks[i]));
+	for (int looks = 0; looks < SWEEP_ENTRIES && slot < page->n; looks++)
 	{
-		if (flr_entry(page->blocks[slot])->expiry > now)
+		int64		expiry = flr_entry(page->blocks[slot])->expiry;
+
+		if (expiry <= now)
+		{
+			/* the page's last entry moves here, and is the next to look at */
+			remove_entry(stripe, page, slot);
+			freed++;
 			continue;
-		remove_entry(stripe, page, slot);
-		freed++;
+		}
+		stripe->hand_expiry = Min(stripe->hand_expiry, expiry);
+		slot++;
 	}
-	stripe->hand_slot = before + end - freed;
+	stripe->hand_slot = before + slot;
 	if (freed > 0)
 		pg_atomic_fetch_add_u64(&flr_store->swept, freed);
 }
@@ -335,13 +376,15 @@ sweep_some(FlrStripe *stripe, int64 now)
 /*
  * Create an entry, which must not exist, in a locked stripe.  NULL when there
  * is no memory.  It begins with nothing spent, now as its last request, and the
- * earliest expiry that does not let it be swept at the same now.
+ * earliest expiry that does not let it be swept at the same now, until
+ * flr_entry_set_expiry() is called.
  */
 FlrEntry *
 flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 				 const char *key, int key_size, int64 now)
 {
-	sweep_some(stripe, now);
+	if (now >= stripe->quiet_until)
+		sweep_some(stripe, now);
 	return flr_entry_add(stripe, id, stats, key, key_size, now);
 }
 
@@ -407,12 +450,17 @@ lower_sweep_again(int64 expiry)
 
 /*
  * Set an entry's expiry to an instant that may lie before the old one, in a
- * locked stripe.
+ * locked stripe.  Who creates an entry calls this before the stripe is unlocked;
+ * later instants can just be written.
  */
 void
 flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 {
+	FlrStripe  *stripe = flr_stripe(flr_stripe_of(entry->id.subject));
+
 	entry->expiry = expiry;
+	stripe->quiet_until = Min(stripe->quiet_until, expiry);
+	stripe->hand_expiry = Min(stripe->hand_expiry, expiry);
 	lower_sweep_again(expiry);
 }
 
@@ -468,7 +516,7 @@ int64
 flr_store_sweep(int64 now)
 {
 	int64		again = (int64) pg_atomic_read_u64(&flr_store->sweep_again);
-	Sweep		sweep = {now, PG_INT64_MAX};
+	int64		next_expiry = PG_INT64_MAX;
 	int64		freed = 0;
 
 	/* the maximum stands while somebody is at it: then help */
@@ -477,12 +525,20 @@ flr_store_sweep(int64 now)
 	pg_atomic_write_u64(&flr_store->sweep_again, PG_INT64_MAX);
 	for (uint32 i = 0; i < FLR_STRIPES; i++)
 	{
+		FlrStripe  *stripe = flr_stripe(i);
+		Sweep		sweep = {now, PG_INT64_MAX};
+
 		flr_stripe_lock(i);
 		if (flr_store_is_mapped())
-			freed += flr_entries_remove(flr_stripe(i), has_expired, &sweep);
+		{
+			freed += flr_entries_remove(stripe, has_expired, &sweep);
+			stripe->hand_expiry = sweep.next_expiry;
+			end_round(stripe);
+		}
 		else
 			sweep.next_expiry = now;
 		flr_stripe_unlock(i);
+		next_expiry = Min(next_expiry, sweep.next_expiry);
 		if (INTERRUPTS_PENDING_CONDITION())
 		{
 			lower_sweep_again(now);
@@ -490,7 +546,7 @@ flr_store_sweep(int64 now)
 		}
 	}
 	/* entries made meanwhile may have lowered it already */
-	lower_sweep_again(sweep.next_expiry);
+	lower_sweep_again(next_expiry);
 	pg_atomic_fetch_add_u64(&flr_store->swept, freed);
 	return freed;
 }

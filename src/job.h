@@ -65,6 +65,8 @@ extern bool flr_job_lock(const Job *job);
 extern void flr_job_unlock(const Job *job);
 extern void flr_job_note_stripes(Job *job);
 extern void flr_job_resolve(Job *job);
+extern FlrEntry *flr_job_create(const FlrEntryId *id, const FlrLimit *limit,
+								const FlrPair *pair, int64 now);
 extern JobStatus flr_job_decide(Job *job, FlrOutcome *outcome,
 								FlrReservation *reservation);
 extern void flr_job_store_full(Job *job, const Target *target,

@@ -143,7 +143,13 @@ init_store(FlrStore *store)
 	pg_atomic_init_u32(&store->waiters, 0);
 	store->since = GetCurrentTimestamp();
 	for (int i = 0; i < FLR_STRIPES; i++)
-		LWLockInitialize(&store->stripes[i].stripe.lock, control->tranche);
+	{
+		FlrStripe  *stripe = &store->stripes[i].stripe;
+
+		LWLockInitialize(&stripe->lock, control->tranche);
+		stripe->quiet_until = PG_INT64_MAX;
+		stripe->hand_expiry = PG_INT64_MAX;
+	}
 }
 
 /*

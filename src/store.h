@@ -126,7 +126,7 @@ typedef struct FlrPage
 
 StaticAssertDecl(sizeof(FlrPage) <= FLR_BLOCK_SIZE, "a page is a block");
 
-#define FLR_STRIPE_PAGES	500
+#define FLR_STRIPE_PAGES	496
 
 /*
  * A stripe: a lock and the entries under it, in a hash table that grows one
@@ -136,10 +136,13 @@ StaticAssertDecl(sizeof(FlrPage) <= FLR_BLOCK_SIZE, "a page is a block");
 typedef struct FlrStripe
 {
 	LWLock		lock;
+	int64		quiet_until;	/* none of its entries expires earlier */
+	int64		hand_expiry;	/* none that the hand has passed does */
 	uint32		nentries;
 	uint32		npages;			/* without those that others refer to */
 	uint32		mask;			/* 2^k - 1, npages <= 2^k < 2 * npages */
-	uint32		hand;			/* page and slot where the search for expired
+	uint32		hand;			/* the page, and the slot in it or in those it
+								 * refers to, where the search for expired
 								 * entries goes on */
 	uint32		hand_slot;
 	FlrBlockId	pages[FLR_STRIPE_PAGES];

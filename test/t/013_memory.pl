@@ -225,6 +225,15 @@ granted_ok($s, q{SELECT string_agg(reason, ' ') FROM fl_rate_try_batch('{app,app
 granted_ok($s, q{SELECT string_agg(name || ' ' || used, ', ' ORDER BY name) FROM fl_rate_counters WHERE key IN ('old1', 'u1')},
 	'hourly 2, hourly, organisation 2, one 1, total 1', 'each of which spends everywhere or nowhere');
 
+# One block is free, and two are needed: the one is free again afterwards.
+my $counted = ask_ok($s, 'SELECT count(*) FROM fl_rate_counters WHERE used > 0');
+like(ask_ok($s, q{SELECT sum(fl_rate_forget('app', key)), string_agg(DISTINCT (fl_rate_try_all('{app,organisation}', ARRAY['one ' || key, 'other ' || key], 'hourly')).reason, ' ')
+FROM (SELECT key FROM fl_rate_counters WHERE scope = 'app' AND key ~ '^c' LIMIT 10) AS k}), qr/^10\|(ok )?store_full$/,
+	'requests that found memory for one of their counters only are refused');
+ask_ok($s, q{SELECT fill('hourly', 'again ')});
+cmp_ok(ask_ok($s, 'SELECT count(*) FROM fl_rate_counters WHERE used > 0'), '>', $counted - 5,
+	'and leave it to others');
+
 # A restart empties the store.
 $s->quit;
 $node->restart;
