@@ -1,6 +1,6 @@
 -- setup.sql: what the benchmark needs in its throwaway database
 --
--- Variables: library (of empty.c), keys (how many, for the rows over many),
+-- Variables: library (of empty.c), first (the one of first.c), keys (how many, for the rows over many),
 -- arrivals (how many, for the back-test).
 
 CREATE EXTENSION fliplet_ratelimit;
@@ -25,6 +25,8 @@ CREATE FUNCTION bench_empty_batch(scopes text[], keys text[], apis text[], costs
     RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_empty_batch';
 CREATE FUNCTION bench_table_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
     RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_table_batch';
+CREATE FUNCTION bench_settings(integer) RETURNS integer LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'first', 'bench_settings';
+CREATE FUNCTION bench_definitions(oid) RETURNS integer LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'first', 'bench_definitions';
 CREATE FUNCTION bench_trigger() RETURNS trigger LANGUAGE c AS :'library', 'bench_trigger';
 CREATE FUNCTION bench_latency(function regprocedure, api text, calls integer)
     RETURNS float8[] LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_latency';
