@@ -50,6 +50,8 @@ judge(FlrRequest *request, Oid function, FlrMode mode, int64 max_wait,
 		kill_switch(outcome);
 		return;
 	}
+	if (request->npairs == 1)
+		flr_counters_foresee(&request->pairs[0].key);
 	flr_check_owner(request->pairs, request->npairs);
 	flr_find_limits(request, function);
 	flr_counters_request(request, mode, max_wait, outcome, reservation);

@@ -31,9 +31,8 @@ set_id(FlrEntryId *id, const FlrRequest *request, int i)
 	const FlrLimitSet *set = &request->set;
 
 	id->subject = request->pairs[set->pairs[i]].subject;
-	id->identity = set->limits[i]->identity;
-	id->database = MyDatabaseId;
-	id->relation = set->limits[i]->relation;
+	id->limit = flr_limit_id(set->limits[i]->identity, MyDatabaseId,
+							 set->limits[i]->relation);
 }
 
 /* Make the next target of a job from limit number i of its request. */
@@ -77,7 +76,7 @@ set_targets(Job *job, const FlrRequest *request)
 	flr_job_note_stripes(job);
 }
 
-/* Find the statistics blocks of all targets.  All memory is mapped. */
+/* Find the statistics blocks of all targets where there are any. */
 static void
 set_stats(const Job *job)
 {
@@ -130,10 +129,14 @@ spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
 	if (entry == NULL || !flr_entry_is(entry, id))
 		entry = flr_entry_find(flr_stripe(flr_stripe_of(id->subject)), id);
 	if (entry == NULL)
+	{
+		if (!flr_stripe_make_room(flr_stripe(flr_stripe_of(id->subject))))
+			return NULL;
 		entry = flr_job_create(id, limit,
 							   &request->pairs[request->set.pairs[0]], now);
-	if (entry == NULL)
-		return NULL;
+		if (entry == NULL)
+			return NULL;
+	}
 	now = entry->last_request = Max(now, entry->last_request);
 	if (!flr_take(flr_arena, rule, &entry->state, now, request->cost,
 				  &outcome->remaining))
@@ -160,11 +163,34 @@ spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
 	return entry;
 }
 
+/* Where the last usual request found its counter; what was asked for already. */
+static FlrEntry *last_entry = NULL;
+static FlrEntryId foreseen;
+
+/*
+ * A request for this key has come, of which nothing else is known yet.  If it is
+ * like the last one, its counter is this: have it on its way, since it takes memory
+ * longer to answer than everything else takes.
+ */
+void
+flr_counters_foresee(const FlrText *key)
+{
+	FlrHash		subject;
+	const FlrLimit *limit = flr_limits_foresee(key, &subject);
+
+	if (limit == NULL || last_entry == NULL ||
+		last_entry->id.subject.lo == subject.lo)
+		return;
+	foreseen.subject = subject;
+	foreseen.limit = flr_limit_id(limit->identity, MyDatabaseId,
+								  limit->relation);
+	flr_entry_prefetch(flr_stripe(flr_stripe_of(subject)), &foreseen);
+}
+
 /* The same, and locks its stripe. */
 static inline bool
 spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 {
-	static FlrEntry *last_entry = NULL;
 	FlrEntryId	id;
 	FlrEntry   *entry = last_entry;
 	uint32		stripe;
@@ -175,7 +201,11 @@ spend_one(const FlrRequest *request, FlrMode mode, FlrOutcome *outcome)
 
 	/* is it the last one again?  Looked at without the lock, so only a hint */
 	if (entry == NULL || entry->id.subject.lo != id.subject.lo)
-		entry = flr_entry_prefetch(flr_stripe(stripe), &id);
+	{
+		if (foreseen.subject.lo != id.subject.lo || foreseen.limit != id.limit)
+			flr_entry_prefetch(flr_stripe(stripe), &id);
+		entry = NULL;
+	}
 	now = flr_stripe_lock_timed(stripe, flr_clock());
 	entry = spend_locked(request, mode, &id, entry, now, outcome);
 	flr_stripe_unlock(stripe);
@@ -204,7 +234,7 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 			   FlrOutcome *outcome, FlrReservation *reservation)
 {
 	Job			job;
-	bool		swept = false;
+	int			reclaims = 0;
 
 	outcome->wall_offset = 0;
 	outcome->allowed = true;
@@ -238,7 +268,6 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 		no_memory(&job, outcome);
 		return;
 	}
-	set_stats(&job);
 	for (int i = 0; i < job.n; i++)
 		flr_entry_prefetch(flr_stripe(flr_stripe_of(job.targets[i].id.subject)),
 						   &job.targets[i].id);
@@ -246,6 +275,9 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 	{
 		JobStatus	status;
 
+		flr_store_grow_if_wanted();
+		if (flr_store_map())
+			set_stats(&job);
 		if (!flr_job_lock(&job))
 		{
 			no_memory(&job, outcome);
@@ -259,11 +291,12 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 			break;
 		if (attempt < MAX_ATTEMPTS && flr_store_grow(ENOUGH_BLOCKS << attempt))
 			continue;
-		if (!swept)
+		if (reclaims < MAX_ATTEMPTS &&
+			flr_store_reclaim(job.now, ENOUGH_BLOCKS << reclaims,
+							  reclaims == 0) > 0)
 		{
-			swept = true;
-			if (flr_store_sweep(job.now) > 0)
-				continue;
+			reclaims++;
+			continue;
 		}
 		job.full = true;
 	}
@@ -344,31 +377,37 @@ flr_counters_try_together(FlrRequest *const *requests, int n,
 	uint8		first[FLR_STRIPES]; /* request of a stripe */
 	uint8		next[FLR_MAX_TOGETHER]; /* request of the same stripe */
 	bool		judged[FLR_MAX_TOGETHER] = {0};
-	FlrEntry   *likely[FLR_MAX_TOGETHER];
-	FlrEntryId	id;
+	FlrEntryId	ids[FLR_MAX_TOGETHER];
+	FlrBlockId	pages[FLR_MAX_TOGETHER] = {0};
+	FlrEntry   *likely[FLR_MAX_TOGETHER] = {0};
 	int64		now;
 
 	StaticAssertStmt(FLR_MAX_TOGETHER <= NOBODY, "a request's number fits");
 	Assert(n <= FLR_MAX_TOGETHER);
 
-	/* ask for the pages of the index, then for counters, then for records */
+	/*
+	 * Ask for pages, for the counters in them, then for their records.
+	 * Addresses are not found out in the loop that asks: many of them then
+	 * are on their way through the page tables at once.
+	 */
 	for (int i = 0; flr_local.attached && i < n; i++)
-		for (int j = 0; j < requests[i]->set.n; j++)
+		for (int j = requests[i]->set.n; j-- > 0;)
 		{
-			set_id(&id, requests[i], j);
-			(void) flr_page_prefetch(flr_stripe(flr_stripe_of(id.subject)),
-									 &id);
+			FlrStripe  *stripe;
+
+			set_id(&ids[i], requests[i], j);
+			stripe = flr_stripe(flr_stripe_of(ids[i].subject));
+			if (j == 0)
+				pages[i] = flr_page_foresee(stripe, &ids[i]);
+			else
+				flr_entry_prefetch(stripe, &ids[i]);
 		}
 	for (int i = 0; i < n; i++)
-	{
-		likely[i] = NULL;
-		for (int j = 0; flr_local.attached && j < requests[i]->set.n; j++)
-		{
-			set_id(&id, requests[i], j);
-			likely[i] = flr_entry_prefetch(flr_stripe(flr_stripe_of(id.subject)),
-										   &id);
-		}
-	}
+		if (pages[i] != 0)
+			flr_page_prefetch(pages[i]);
+	for (int i = 0; i < n; i++)
+		if (pages[i] != 0)
+			likely[i] = flr_entry_foresee(pages[i], &ids[i]);
 	memset(first, NOBODY, sizeof(first));
 	for (int i = n; i-- > 0;)
 	{

@@ -84,7 +84,8 @@ typedef struct FlrReservation
 	struct
 	{
 		FlrEntryId	id;
-		FlrEntry   *entry;		/* of that id, unless it has been freed since */
+		FlrEntry   *entry;		/* of that id, unless it was moved or freed
+								 * since */
 		FlrRule		rule;
 		FlrCalendarArg calendar;
 		int64		slot;
@@ -137,6 +138,7 @@ flr_keep_restore(Oid relation)
 		flr_keep_read(relation);
 }
 
+extern void flr_counters_foresee(const FlrText *key);
 extern void flr_counters_request(FlrRequest *request, FlrMode mode,
 								 int64 max_wait, FlrOutcome *outcome,
 								 FlrReservation *reservation);

@@ -93,7 +93,12 @@ flr_job_lock(const Job *job)
 		for (int i = 0; i < job->nstripes; i++)
 			flr_stripe_lock(job->stripes[i]);
 		if (flr_store_is_mapped())
+		{
+			/* before any counter is found, since counters may move */
+			for (int i = 0; i < job->nstripes; i++)
+				(void) flr_stripe_make_room(flr_stripe(job->stripes[i]));
 			return true;
+		}
 		flr_job_unlock(job);
 	}
 }
@@ -107,6 +112,7 @@ flr_job_lock(const Job *job)
 static inline void
 find_counter(Job *job, Target *target)
 {
+	target->made = false;
 	target->entry = flr_entry_find(flr_stripe(flr_stripe_of(target->id.subject)),
 								   &target->id);
 	if (target->entry == NULL)
@@ -296,10 +302,18 @@ flr_job_create(const FlrEntryId *id, const FlrLimit *limit,
 			   const FlrPair *pair, int64 now)
 {
 	KeptKey		kept;
+	FlrEntry   *entry;
 
+	if (limit->stats == 0)
+		return NULL;
 	keep_key(pair, &kept);
-	return flr_entry_create(flr_stripe(flr_stripe_of(id->subject)), id,
-							limit->stats, kept.data, kept.size, now);
+	entry = flr_entry_create(flr_stripe(flr_stripe_of(id->subject)), id,
+							 limit->stats, kept.data, kept.size, now);
+
+	/* so that what was reserved in one before is not taken back from this one */
+	if (entry != NULL && limit->rule.algorithm == FLR_TOKEN_BUCKET)
+		entry->state.runs.bucket.stamp = (uint64) now;
+	return entry;
 }
 
 /* Find a target's entry, or make it.  False: no memory. */
@@ -313,6 +327,7 @@ have_entry(const Job *job, Target *target)
 	if (target->entry == NULL)
 		return false;
 	target->state = &target->entry->state;
+	target->made = true;
 	return true;
 }
 
@@ -321,6 +336,7 @@ static void
 count_refusal(const Job *job, Target *target)
 {
 	FlrStats   *stats = stats_of(target);
+	FlrExtra   *extra;
 
 	if (stats != NULL)
 	{
@@ -340,14 +356,17 @@ count_refusal(const Job *job, Target *target)
 			return;
 		flr_entry_set_expiry(target->entry, job->now + 1);
 	}
+	target->entry->limit_id = target->limit->limit_id;
+	extra = flr_entry_need_extra(target->entry);
+	if (extra == NULL)
+		return;
 	if (target->shadow)
-		target->entry->shadow_refused++;
+		extra->shadow_refused++;
 	else
 	{
-		target->entry->refused++;
-		target->entry->last_refused = job->now;
+		extra->refused++;
+		extra->last_refused = job->now;
 	}
-	target->entry->limit_id = target->limit->limit_id;
 }
 
 /* Describe the refusal, and count it unless this is only a peek. */
@@ -501,16 +520,23 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 	return STATUS_DONE;
 }
 
-/* See to it that entries are swept which were made, but not spent from. */
+/* Free the entries that were made for this request, and not spent from. */
 static void
-settle_expiry(const Job *job)
+drop_unspent(Job *job)
 {
 	for (int i = 0; i < job->n; i++)
 	{
-		FlrEntry   *entry = job->targets[i].entry;
+		Target	   *target = &job->targets[i];
 
-		if (entry != NULL)
-			flr_entry_set_expiry(entry, entry->expiry);
+		if (!target->made || target->entry->granted > 0 ||
+			flr_entry_counts(target->entry)->refused > 0 ||
+			flr_entry_counts(target->entry)->shadow_refused > 0)
+			continue;
+		flr_entry_drop(flr_stripe(flr_stripe_of(target->id.subject)),
+					   target->entry);
+		target->entry = NULL;
+		target->state = &empty_state;
+		target->made = false;
 	}
 }
 
@@ -604,7 +630,7 @@ flr_job_decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
 		JobStatus	status = spend(job, reservation, &lacking);
 
 		if (status != STATUS_DONE || job->full)
-			settle_expiry(job);
+			drop_unspent(job);
 		if (status == STATUS_DONE && lacking != NULL)
 			pg_atomic_fetch_add_u64(&flr_store->refused_full, 1);
 		if (status != STATUS_DONE ||

@@ -24,10 +24,22 @@
 #define SPIN_DELAYS		100
 
 /* Entries of a page on average, before there is another page. */
-#define PAGE_USUAL		20
+#define PAGE_USUAL		25
 
-/* The most entries that one split of a page distributes. */
-#define MAX_SPLIT		(4 * FLR_PAGE_SLOTS)
+/* Entries of a stripe's first page, before it gets places. */
+#define BARE_USUAL		10
+
+/* The most entries that are moved from one page to another at once. */
+#define MAX_MOVED		16384
+
+/* With fewer free blocks a store that cannot grow gets no more pages. */
+#define SPLIT_BLOCKS	(3 * FLR_PAGE_PLACES)
+
+/* So many entries more are waited for where a page could not be had. */
+#define SPLIT_LATER		(PAGE_USUAL / 2)
+
+/* A page's positions: its tags, then the entries that are spilled. */
+#define FIRST_SPILLED	FLR_PAGE_TAGS
 
 /* Entries that the creation of another looks at. */
 #define SWEEP_ENTRIES	3
@@ -53,28 +65,37 @@ flr_stripe_lock_busy(LWLock *lock)
 	return flr_clock();
 }
 
-/* Find an entry of a locked stripe; NULL when there is none. */
-FlrEntry *
-flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
+/*
+ * Find an entry of a locked stripe by what its page says; NULL when there is
+ * none.
+ */
+static FlrEntry *
+find_by_tag(const FlrPage *page, uint8 tag, const FlrEntryId *id)
 {
-	uint64		hash = flr_entry_hash(id);
-	uint8		tag = flr_tag_of(hash);
-	FlrPage    *page;
-
-	if (stripe->npages == 0)
-		return NULL;
-	page = flr_page(stripe->pages[flr_page_of(stripe, hash)]);
 	for (;;)
 	{
-		for (uint64 matches = flr_tag_matches(page, tag); matches != 0;
-			 matches &= matches - 1)
-		{
-			uint32		slot = flr_slot_of_match(matches);
-			FlrEntry   *entry;
+		FlrEntry   *entry;
 
-			if (slot >= page->n)
+		for (uint64 matches = flr_tag_matches(page->tags, FLR_PAGE_TAGS, tag);
+			 matches != 0; matches &= matches - 1)
+		{
+			uint32		place = flr_place_of_match(matches);
+
+			if (page->tags[place] != tag)
 				continue;
-			entry = flr_entry(page->blocks[slot]);
+			entry = flr_place(page, place);
+			if (flr_entry_is(entry, id))
+				return entry;
+		}
+		for (uint64 matches = flr_tag_matches(page->spilled_tags,
+											  sizeof(page->spilled_tags), tag);
+			 matches != 0; matches &= matches - 1)
+		{
+			uint32		slot = flr_place_of_match(matches);
+
+			if (slot >= page->nspilled)
+				continue;
+			entry = flr_entry(page->spilled[slot]);
 			if (flr_entry_is(entry, id))
 				return entry;
 		}
@@ -84,37 +105,120 @@ flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 	}
 }
 
-/* Take an empty page out of the pool; 0 when there is no memory. */
-static FlrBlockId
-take_page(void)
+/* Find an entry of a locked stripe; NULL when there is none. */
+FlrEntry *
+flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 {
-	FlrBlockId	block = flr_store_take_page();
+	uint64		hash = flr_entry_hash(id);
+	uint32		number;
+	FlrPage    *page;
+
+	if (stripe->npages == 0)
+		return NULL;
+	number = flr_page_of(stripe, hash);
+	page = flr_page(stripe->pages[number]);
+	if (!flr_page_is_bare(stripe, number))
+		for (uint32 try = 0; try < FLR_PAGE_TRIES; try++)
+		{
+			FlrEntry   *entry = flr_place(page, flr_place_of(hash, try));
+
+			if (flr_entry_is(entry, id))
+				return entry;
+		}
+	return find_by_tag(page, flr_tag_of(hash), id);
+}
+
+/* Take an empty page without places out of the pool; 0 when there is no memory. */
+static FlrBlockId
+take_bare_page(void)
+{
+	FlrBlockId	block = flr_arena->take(flr_arena);
 
 	if (block != 0)
-		memset(flr_block(flr_arena, block), 0, FLR_BLOCK_SIZE);
+	{
+		FlrPage    *page = flr_page(block);
+
+		memset(page, 0, FLR_BLOCK_SIZE);
+		memset(page->tags, FLR_TAG_LENT, FLR_PAGE_TAGS);
+	}
 	return block;
 }
 
+/* The same for one with places. */
+static FlrBlockId
+take_page(void)
+{
+	FlrBlockId	block = flr_store_take_frame();
+
+	if (block != 0)
+	{
+		FlrPage    *page = flr_page(block);
+
+		memset(page, 0, FLR_FRAME_BLOCKS * FLR_BLOCK_SIZE);
+		page->tags[FLR_PAGE_PLACES] = FLR_TAG_LENT;
+	}
+	return block;
+}
+
+/* Count vacant places of a locked stripe. */
+static inline void
+count_vacant(FlrStripe *stripe, int32 by)
+{
+	stripe->nvacant += by;
+	if (by > 0 && !flr_store->may_lend)
+		flr_store->may_lend = true;
+}
+
 /*
- * Put an entry's block into a page, or into one that the page refers to; if
- * all are full, into another one.  False: no memory for that.
+ * Take a vacant place of a page of a locked stripe for an entry of this hash: one
+ * where it is sought first, if any of those is vacant.  NULL when no place is.
+ */
+static FlrEntry *
+take_place(FlrStripe *stripe, FlrPage *page, uint64 hash)
+{
+	uint32		place = FLR_PAGE_TAGS;
+
+	for (uint32 try = 0; try < FLR_PAGE_TRIES; try++)
+	{
+		place = flr_place_of(hash, try);
+		if (page->tags[place] == FLR_TAG_VACANT)
+			break;
+		place = FLR_PAGE_TAGS;
+	}
+	for (uint64 vacant = place < FLR_PAGE_TAGS ? 0 :
+		 flr_tag_matches(page->tags, FLR_PAGE_TAGS, FLR_TAG_VACANT);
+		 vacant != 0; vacant &= vacant - 1)
+	{
+		place = flr_place_of_match(vacant);
+		if (page->tags[place] == FLR_TAG_VACANT)
+			break;
+		place = FLR_PAGE_TAGS;
+	}
+	if (place == FLR_PAGE_TAGS)
+		return NULL;
+	page->tags[place] = flr_tag_of(hash);
+	count_vacant(stripe, -1);
+	return flr_place(page, place);
+}
+
+/*
+ * Note in a bucket that an entry lies in that block.  False: no memory for
+ * another page.
  */
 static bool
-put_into_page(FlrBlockId block, uint8 tag, FlrBlockId entry)
+spill(FlrPage *page, uint8 tag, FlrBlockId entry)
 {
-	FlrPage    *page = flr_page(block);
-
-	while (page->n == FLR_PAGE_SLOTS)
+	while (page->nspilled == FLR_PAGE_SPILL)
 	{
 		if (page->more == 0)
-			page->more = take_page();
+			page->more = take_bare_page();
 		if (page->more == 0)
 			return false;
 		page = flr_page(page->more);
 	}
-	page->tags[page->n] = tag;
-	page->blocks[page->n] = entry;
-	page->n++;
+	page->spilled_tags[page->nspilled] = tag;
+	page->spilled[page->nspilled] = entry;
+	page->nspilled++;
 	return true;
 }
 
@@ -129,6 +233,277 @@ lose_hand(FlrStripe *stripe)
 	stripe->hand_expiry = PG_INT64_MIN;
 }
 
+/* The entry in a position of a page; NULL when there is none. */
+static inline FlrEntry *
+entry_at(const FlrPage *page, uint32 position)
+{
+	if (position >= FIRST_SPILLED)
+		return flr_entry(page->spilled[position - FIRST_SPILLED]);
+	if (page->tags[position] > FLR_TAG_LENT)
+		return flr_place(page, position);
+	return NULL;
+}
+
+/* Forget an entry that is spilled; the page's last one moves into its slot. */
+static void
+unspill(FlrPage *page, uint32 slot)
+{
+	page->nspilled--;
+	page->spilled[slot] = page->spilled[page->nspilled];
+	page->spilled_tags[slot] = page->spilled_tags[page->nspilled];
+}
+
+/*
+ * How many entries of a bucket of a locked stripe belong to a page number: in
+ * places, and spilled?
+ */
+static void
+count_moved(const FlrStripe *stripe, const FlrPage *page, uint32 number,
+			uint32 *in_places, uint32 *spilled)
+{
+	*in_places = 0;
+	*spilled = 0;
+	for (;; page = flr_page(page->more))
+	{
+		for (uint32 i = 0; i < FIRST_SPILLED + page->nspilled; i++)
+		{
+			const FlrEntry *entry = entry_at(page, i);
+
+			if (entry != NULL &&
+				flr_page_of(stripe, flr_entry_hash(&entry->id)) == number)
+				++* (i < FIRST_SPILLED ? in_places : spilled);
+		}
+		if (page->more == 0)
+			return;
+	}
+}
+
+/* Have all entries of a bucket on their way. */
+static void
+touch_bucket(const FlrPage *page)
+{
+	for (;; page = flr_page(page->more))
+	{
+		for (uint32 place = 0; place < FLR_PAGE_PLACES; place++)
+			if (page->tags[place] > FLR_TAG_LENT)
+				__builtin_prefetch(flr_place(page, place));
+		for (uint32 i = 0; i < page->nspilled; i++)
+			__builtin_prefetch(flr_entry(page->spilled[i]));
+		if (page->more == 0)
+			break;
+	}
+}
+
+/* Give back a list of blocks that is linked like the pool's own. */
+static void
+give_list(FlrBlockId block)
+{
+	while (block != 0)
+	{
+		FlrBlockId	next = *(FlrBlockId *) flr_block(flr_arena, block);
+
+		flr_arena->give(flr_arena, block);
+		block = next;
+	}
+}
+
+/*
+ * Take so many blocks, or so many pages without places: a list, linked by the
+ * first word.  False, and nothing is taken: no memory.
+ */
+static bool
+take_list(uint32 n, FlrBlockId (*take) (void), FlrBlockId *list)
+{
+	*list = 0;
+	for (uint32 i = 0; i < n; i++)
+	{
+		FlrBlockId	block = take();
+
+		if (block == 0)
+		{
+			give_list(*list);
+			return false;
+		}
+		*(FlrBlockId *) flr_block(flr_arena, block) = *list;
+		*list = block;
+	}
+	return true;
+}
+
+/* Take a block for an entry. */
+static FlrBlockId
+take_block(void)
+{
+	return flr_arena->take(flr_arena);
+}
+
+/*
+ * Move what belongs to a page number of a locked stripe from a bucket into another
+ * page, which is empty: into its places, if it has any, the others spilled.
+ * False, and nothing has happened, if there is no memory, or too much to do at
+ * once.
+ */
+static bool
+move_entries(FlrStripe *stripe, FlrBlockId from, FlrBlockId to,
+			 uint32 number, bool to_places)
+{
+	FlrPage    *page = flr_page(from);
+	FlrPage    *target = flr_page(to);
+	FlrBlockId	blocks;			/* for those in places that find no other */
+	uint32		in_places;
+	uint32		spilled;
+	uint32		will_spill;
+
+	count_moved(stripe, page, number, &in_places, &spilled);
+	will_spill = in_places + spilled;
+	if (to_places)
+		will_spill = Max(will_spill, FLR_PAGE_PLACES) - FLR_PAGE_PLACES;
+	if (in_places + spilled > MAX_MOVED ||
+		!take_list(to_places ? 0 : in_places, take_block, &blocks))
+		return false;
+	if (!take_list(will_spill == 0 ? 0 : (will_spill - 1) / FLR_PAGE_SPILL,
+				   take_bare_page, &target->more))
+	{
+		give_list(blocks);
+		return false;
+	}
+
+	/* nothing fails any more */
+	for (;; page = flr_page(page->more))
+	{
+		/* those in places first, for whom there is no other block */
+		for (uint32 i = 0; i < FLR_PAGE_PLACES; i++)
+		{
+			FlrEntry   *entry = entry_at(page, i);
+			FlrEntry   *moved;
+			uint64		hash;
+
+			if (entry == NULL)
+				continue;
+			hash = flr_entry_hash(&entry->id);
+			if (flr_page_of(stripe, hash) != number)
+				continue;
+			if (to_places)
+				moved = take_place(stripe, target, hash);
+			else
+			{
+				FlrBlockId	block = blocks;
+				bool		done PG_USED_FOR_ASSERTS_ONLY;
+
+				moved = flr_entry(block);
+				blocks = *(FlrBlockId *) moved;
+				done = spill(target, flr_tag_of(hash), block);
+				Assert(done);
+			}
+			*moved = *entry;
+
+			/* whoever remembers where it was does not find it there */
+			memset(&entry->id, 0, sizeof(FlrEntryId));
+			page->tags[i] = FLR_TAG_VACANT;
+			count_vacant(stripe, 1);
+		}
+
+		/* from the last one on, so that none that is still to come moves */
+		for (uint32 slot = page->nspilled; slot-- > 0;)
+		{
+			FlrBlockId	block = page->spilled[slot];
+			FlrEntry   *entry = flr_entry(block);
+			FlrEntry   *moved;
+			uint64		hash = flr_entry_hash(&entry->id);
+
+			if (flr_page_of(stripe, hash) != number)
+				continue;
+			unspill(page, slot);
+			moved = take_place(stripe, target, hash);
+			if (moved == NULL)
+			{
+				bool		done PG_USED_FOR_ASSERTS_ONLY;
+
+				done = spill(target, flr_tag_of(hash), block);
+				Assert(done);
+				continue;
+			}
+			*moved = *entry;
+			memset(&entry->id, 0, sizeof(FlrEntryId));
+			flr_arena->give(flr_arena, block);
+		}
+		if (page->more == 0)
+			break;
+	}
+	Assert(blocks == 0);
+	return true;
+}
+
+/*
+ * Take a page for a locked stripe, *bare one without places.  0 when there is
+ * none, or when whoever wants it had better wait until the store has grown.
+ */
+static FlrBlockId
+take_page_or_wait(bool *bare)
+{
+	FlrBlockId	block = take_page();
+
+	*bare = false;
+	if (block != 0)
+		return block;
+	if (!flr_store->at_limit)
+	{
+		flr_store->wants_frame = true;
+		return 0;
+	}
+	*bare = true;
+	return take_bare_page();
+}
+
+/* Give back a page that has not come into use. */
+static void
+give_page(FlrBlockId block, bool bare)
+{
+	for (uint32 i = 0; i < (bare ? 1 : FLR_FRAME_BLOCKS); i++)
+		flr_arena->give(flr_arena, block + i);
+}
+
+/* Note whether a page of a stripe has places. */
+static void
+set_bare(FlrStripe *stripe, uint32 number, bool bare)
+{
+	uint64		bit = UINT64CONST(1) << (number % 64);
+
+	stripe->nbare += (int) bare - ((stripe->bare[number / 64] & bit) != 0);
+	if (bare)
+		stripe->bare[number / 64] |= bit;
+	else
+		stripe->bare[number / 64] &= ~bit;
+}
+
+/* Give one of the pages of a locked stripe that have none places. */
+static void
+replace_bare_page(FlrStripe *stripe)
+{
+	uint32		number = 0;
+	FlrBlockId	old;
+	FlrBlockId	fresh = take_page();
+
+	if (fresh == 0)
+		return;
+	while (!flr_page_is_bare(stripe, number))
+		number++;
+	old = stripe->pages[number];
+	touch_bucket(flr_page(old));
+	count_vacant(stripe, FLR_PAGE_PLACES);
+	if (!move_entries(stripe, old, fresh, number, true))
+	{
+		count_vacant(stripe, -FLR_PAGE_PLACES);
+		give_page(fresh, false);
+		stripe->next_split = stripe->nentries + SPLIT_LATER;
+		return;
+	}
+	stripe->pages[number] = fresh;
+	set_bare(stripe, number, false);
+	lose_hand(stripe);
+	give_list(old);				/* the first word is the next page */
+}
+
 /*
  * Give a locked stripe one more page: the next one in line takes its share of
  * the one it belongs to.  Where there is no memory, or too much to do at
@@ -138,112 +513,132 @@ static void
 add_page(FlrStripe *stripe)
 {
 	uint32		number = stripe->npages;
-	uint32		mask = number > stripe->mask ? stripe->mask * 2 + 1 :
-	stripe->mask;
-	uint8		tags[MAX_SPLIT];
-	FlrBlockId	blocks[MAX_SPLIT];
+	uint32		old_mask = stripe->mask;
+	uint32		mask = number > old_mask ? old_mask * 2 + 1 : old_mask;
+	FlrBlockId	from = stripe->pages[number & (mask >> 1)];
 	FlrBlockId	fresh;
-	FlrBlockId	from;
-	FlrPage    *page;
-	uint32		n = 0;
+	bool		bare;
 
 	if (number >= FLR_STRIPE_PAGES)
 		return;
-	if (number == 0)
-	{
-		stripe->pages[0] = take_page();
-		stripe->npages = stripe->pages[0] != 0;
-		return;
-	}
-
-	from = stripe->pages[number & (mask >> 1)];
-	for (page = flr_page(from);; page = flr_page(page->more))
-	{
-		if (n + page->n > MAX_SPLIT)
-			return;
-		for (uint32 i = 0; i < page->n; i++)
-		{
-			__builtin_prefetch(flr_entry(page->blocks[i]));
-			tags[n] = page->tags[i];
-			blocks[n++] = page->blocks[i];
-		}
-		if (page->more == 0)
-			break;
-	}
-
-	/* as many pages as there are now are enough for either half */
-	fresh = take_page();
+	fresh = take_page_or_wait(&bare);
 	if (fresh == 0)
 		return;
-	for (uint32 i = FLR_PAGE_SLOTS; i < n; i += FLR_PAGE_SLOTS)
-	{
-		FlrBlockId	more = take_page();
-
-		if (more == 0)
-		{
-			while (fresh != 0)
-			{
-				more = flr_page(fresh)->more;
-				flr_arena->give(flr_arena, fresh);
-				fresh = more;
-			}
-			return;
-		}
-		flr_page(more)->more = fresh;
-		fresh = more;
-	}
-
+	touch_bucket(flr_page(from));
+	count_vacant(stripe, bare ? 0 : FLR_PAGE_PLACES);
 	stripe->mask = mask;
-	stripe->pages[number] = fresh;
 	stripe->npages = number + 1;
-	lose_hand(stripe);
-	for (page = flr_page(from);; page = flr_page(page->more))
+	if (!move_entries(stripe, from, fresh, number, !bare))
 	{
-		page->n = 0;
-		if (page->more == 0)
-			break;
-	}
-	for (uint32 i = 0; i < n; i++)
-	{
-		uint64		hash = flr_entry_hash(&flr_entry(blocks[i])->id);
-		bool		put PG_USED_FOR_ASSERTS_ONLY;
+		count_vacant(stripe, bare ? 0 : -FLR_PAGE_PLACES);
+		stripe->mask = old_mask;
+		stripe->npages = number;
+		give_page(fresh, bare);
 
-		put = put_into_page(flr_page_of(stripe, hash) == number ?
-							fresh : from, tags[i], blocks[i]);
-		Assert(put);
+		/* not at once again: a frame that was given back is none any more */
+		stripe->next_split = stripe->nentries + stripe->nentries / 8 + SPLIT_LATER;
+		return;
 	}
+	set_bare(stripe, number, bare);
+	stripe->pages[number] = fresh;
+	lose_hand(stripe);
+}
+
+/*
+ * See to it that a locked stripe has pages for one more entry.  Other entries of
+ * the stripe may move.  False when it would be better to unlock, and to have the
+ * store grow first, see flr_store_grow_if_wanted(); one more entry finds room all
+ * the same.
+ */
+bool
+flr_stripe_make_room(FlrStripe *stripe)
+{
+	if (stripe->npages == 0)
+	{
+		/* few keys, few bytes */
+		stripe->pages[0] = take_bare_page();
+		if (stripe->pages[0] == 0)
+			return true;
+		set_bare(stripe, 0, true);
+		stripe->npages = 1;
+		return true;
+	}
+	if (stripe->nentries < stripe->next_split ||
+		(flr_store->at_limit && flr_store->nfree < SPLIT_BLOCKS))
+		return true;
+	if (unlikely(stripe->nbare > 0))
+	{
+		if (stripe->nentries < BARE_USUAL)
+			return true;
+		if (flr_store->frame < flr_store->frame_end)
+			replace_bare_page(stripe);
+		else if (!flr_store->at_limit)
+			flr_store->wants_frame = true;
+	}
+	if (stripe->nentries >= stripe->npages * PAGE_USUAL)
+		add_page(stripe);
+	return !flr_store->wants_frame;
 }
 
 /* Add to, or take from, the number of keys in an entry's statistics. */
 static inline void
 count_key(const FlrEntry *entry, int64 by)
 {
-	if (entry->stats != 0)
-		pg_atomic_fetch_add_u64(&flr_stats(entry->stats)->keys, by);
+	pg_atomic_fetch_add_u64(&flr_stats(entry->stats)->keys, by);
 }
 
-/*
- * Free the entry in a slot of a page of a locked stripe.  The page's last
- * entry moves into the slot.
- */
+/* Free what an entry of a locked stripe has beside its own block. */
 static void
-remove_entry(FlrStripe *stripe, FlrPage *page, uint32 slot)
+empty_entry(FlrStripe *stripe, FlrEntry *entry)
 {
-	FlrBlockId	block = page->blocks[slot];
-	FlrEntry   *entry = flr_entry(block);
-
-	page->n--;
-	page->blocks[slot] = page->blocks[page->n];
-	page->tags[slot] = page->tags[page->n];
 	count_key(entry, -1);
 	stripe->nentries--;
 	flr_record_clear(flr_arena, &entry->state);
-	if (flr_entry_key_size(entry) > FLR_KEY_INLINE)
+	if (flr_entry_extra(entry) != NULL)
 		flr_arena->give(flr_arena, entry->key.block);
 
 	/* whoever remembers where it was does not take it for what it was */
 	memset(&entry->id, 0, sizeof(FlrEntryId));
-	flr_arena->give(flr_arena, block);
+}
+
+/* Free the entry in a position of a page of a locked stripe. */
+static void
+remove_entry(FlrStripe *stripe, FlrPage *page, uint32 position)
+{
+	empty_entry(stripe, entry_at(page, position));
+	if (position < FIRST_SPILLED)
+	{
+		page->tags[position] = FLR_TAG_VACANT;
+		count_vacant(stripe, 1);
+	}
+	else
+	{
+		FlrBlockId	block = page->spilled[position - FIRST_SPILLED];
+
+		unspill(page, position - FIRST_SPILLED);
+		flr_arena->give(flr_arena, block);
+	}
+}
+
+/* Free an entry of a locked stripe.  No other entry moves. */
+void
+flr_entry_drop(FlrStripe *stripe, FlrEntry *entry)
+{
+	uint32		number = flr_page_of(stripe, flr_entry_hash(&entry->id));
+	FlrPage    *page = flr_page(stripe->pages[number]);
+
+	for (;; page = flr_page(page->more))
+	{
+		for (uint32 i = 0; i < FIRST_SPILLED + page->nspilled; i++)
+			if (entry_at(page, i) == entry)
+			{
+				/* another may take its slot, which the hand may have passed */
+				lose_hand(stripe);
+				remove_entry(stripe, page, i);
+				return;
+			}
+		Assert(page->more != 0);
+	}
 }
 
 /* Show each entry of a locked stripe to the caller. */
@@ -255,20 +650,20 @@ flr_entries_visit(FlrStripe *stripe,
 	{
 		const FlrPage *page = flr_page(stripe->pages[number]);
 
-		for (;;)
+		touch_bucket(page);
+		for (;; page = flr_page(page->more))
 		{
-			for (uint32 slot = 0; slot < page->n; slot++)
-				__builtin_prefetch(flr_entry(page->blocks[slot]));
-			for (uint32 slot = 0; slot < page->n; slot++)
+			for (uint32 i = 0; i < FIRST_SPILLED + page->nspilled; i++)
 			{
-				FlrEntry   *entry = flr_entry(page->blocks[slot]);
+				FlrEntry   *entry = entry_at(page, i);
 
+				if (entry == NULL)
+					continue;
 				Assert(entry->expiry >= stripe->quiet_until);
 				visit(entry, arg);
 			}
 			if (page->more == 0)
 				break;
-			page = flr_page(page->more);
 		}
 	}
 }
@@ -285,23 +680,23 @@ flr_entries_remove(FlrStripe *stripe,
 	{
 		FlrPage    *page = flr_page(stripe->pages[number]);
 
-		for (;;)
+		touch_bucket(page);
+		for (;; page = flr_page(page->more))
 		{
-			for (uint32 slot = 0; slot < page->n; slot++)
-				__builtin_prefetch(flr_entry(page->blocks[slot]));
-			for (uint32 slot = page->n; slot-- > 0;)
+			for (uint32 i = FIRST_SPILLED + page->nspilled; i-- > 0;)
 			{
-				const FlrEntry *entry = flr_entry(page->blocks[slot]);
+				const FlrEntry *entry = entry_at(page, i);
 
+				if (entry == NULL)
+					continue;
 				Assert(entry->expiry >= stripe->quiet_until);
 				if (!doomed(entry, arg))
 					continue;
-				remove_entry(stripe, page, slot);
+				remove_entry(stripe, page, i);
 				removed++;
 			}
 			if (page->more == 0)
 				break;
-			page = flr_page(page->more);
 		}
 	}
 	if (removed > 0)
@@ -319,7 +714,7 @@ end_round(FlrStripe *stripe)
 	stripe->quiet_until = stripe->hand_expiry;
 	stripe->hand_expiry = PG_INT64_MAX;
 	stripe->hand = 0;
-	stripe->hand_slot = 0;
+	stripe->hand_position = 0;
 }
 
 /*
@@ -330,8 +725,10 @@ static void
 sweep_some(FlrStripe *stripe, int64 now)
 {
 	FlrPage    *page;
-	uint32		before = 0;		/* entries in pages of the chain passed over */
-	uint32		slot;
+	uint32		before = 0;		/* positions in pages of the bucket passed
+								 * over */
+	uint32		i;
+	int			looks = 0;
 	int			freed = 0;
 
 	if (stripe->hand >= stripe->npages)
@@ -340,37 +737,54 @@ sweep_some(FlrStripe *stripe, int64 now)
 		return;
 	}
 	page = flr_page(stripe->pages[stripe->hand]);
-	while (page->n <= stripe->hand_slot - before)
+	while (FIRST_SPILLED + page->nspilled <= stripe->hand_position - before)
 	{
-		before += page->n;
+		before += FIRST_SPILLED + page->nspilled;
 		if (page->more == 0)
 		{
 			stripe->hand++;
-			stripe->hand_slot = 0;
+			stripe->hand_position = 0;
 			return;
 		}
 		page = flr_page(page->more);
 	}
-	slot = stripe->hand_slot - before;
-	for (uint32 i = slot; i < Min(slot + SWEEP_ENTRIES, page->n); i++)
-		__builtin_prefetch(flr_entry(page->blocks[i]));
-	for (int looks = 0; looks < SWEEP_ENTRIES && slot < page->n; looks++)
+	i = stripe->hand_position - before;
+	while (looks < SWEEP_ENTRIES && i < FIRST_SPILLED + page->nspilled)
 	{
-		int64		expiry = flr_entry(page->blocks[slot])->expiry;
+		FlrEntry   *entry = entry_at(page, i);
 
-		if (expiry <= now)
+		if (entry == NULL)
 		{
-			/* the page's last entry moves here, and is the next to look at */
-			remove_entry(stripe, page, slot);
+			i++;
+			continue;
+		}
+		looks++;
+		if (entry->expiry <= now)
+		{
+			/* where it was spilled the last one moves here, and is the next */
+			remove_entry(stripe, page, i);
 			freed++;
 			continue;
 		}
-		stripe->hand_expiry = Min(stripe->hand_expiry, expiry);
-		slot++;
+		stripe->hand_expiry = Min(stripe->hand_expiry, entry->expiry);
+		i++;
 	}
-	stripe->hand_slot = before + slot;
+	stripe->hand_position = before + i;
 	if (freed > 0)
 		pg_atomic_fetch_add_u64(&flr_store->swept, freed);
+}
+
+/* Make a block the extra one of an entry, with a key. */
+static void
+put_extra(FlrEntry *entry, FlrBlockId block, const char *key, int key_size)
+{
+	FlrExtra   *extra = flr_block(flr_arena, block);
+
+	memset(extra, 0, sizeof(FlrExtra));
+	extra->key_size = key_size;
+	memcpy(extra->key, key, key_size);
+	entry->key.block = block;
+	entry->state.owner &= ~FLR_ENTRY_KEY_SIZE;
 }
 
 /*
@@ -388,52 +802,94 @@ flr_entry_create(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 	return flr_entry_add(stripe, id, stats, key, key_size, now);
 }
 
+/*
+ * Take room for an entry of this hash in a locked stripe: a place of its page, or
+ * else a block that the page refers to.  NULL when there is no memory.
+ */
+static FlrEntry *
+take_entry(FlrStripe *stripe, uint64 hash)
+{
+	FlrPage    *page;
+	FlrEntry   *entry;
+	FlrBlockId	block;
+
+	if (stripe->npages == 0)
+		return NULL;
+	page = flr_page(stripe->pages[flr_page_of(stripe, hash)]);
+	entry = take_place(stripe, page, hash);
+	if (entry != NULL)
+		return entry;
+	block = flr_arena->take(flr_arena);
+	if (block == 0)
+		return NULL;
+	if (!spill(page, flr_tag_of(hash), block))
+	{
+		flr_arena->give(flr_arena, block);
+		return NULL;
+	}
+	return flr_entry(block);
+}
+
 /* The same, for one of many: without a look for expired entries. */
 FlrEntry *
 flr_entry_add(FlrStripe *stripe, const FlrEntryId *id, FlrBlockId stats,
 			  const char *key, int key_size, int64 now)
 {
-	uint64		hash = flr_entry_hash(id);
-	FlrBlockId	block;
-	FlrBlockId	key_block = 0;
+	FlrBlockId	extra = 0;
 	FlrEntry   *entry;
 
-	if (stripe->nentries >= stripe->npages * PAGE_USUAL)
-		add_page(stripe);
-	if (stripe->npages == 0)
-		return NULL;
-	block = flr_arena->take(flr_arena);
-	if (block == 0)
-		return NULL;
+	Assert(stats != 0);
 	if (key_size > FLR_KEY_INLINE)
-		key_block = flr_arena->take(flr_arena);
-	if ((key_size > FLR_KEY_INLINE && key_block == 0) ||
-		!put_into_page(stripe->pages[flr_page_of(stripe, hash)],
-					   flr_tag_of(hash), block))
 	{
-		if (key_block != 0)
-			flr_arena->give(flr_arena, key_block);
-		flr_arena->give(flr_arena, block);
+		extra = flr_arena->take(flr_arena);
+		if (extra == 0)
+			return NULL;
+	}
+	entry = take_entry(stripe, flr_entry_hash(id));
+	if (entry == NULL)
+	{
+		if (extra != 0)
+			flr_arena->give(flr_arena, extra);
 		return NULL;
 	}
 
-	entry = flr_entry(block);
 	memset(entry, 0, sizeof(FlrEntry));
 	entry->id = *id;
 	entry->stats = stats;
 	entry->expiry = now + 1;
 	entry->last_request = now;
-	entry->state.owner = key_size - 1;
-	if (key_block != 0)
-	{
-		entry->key.block = key_block;
-		memcpy(flr_block(flr_arena, key_block), key, key_size);
-	}
+	if (extra != 0)
+		put_extra(entry, extra, key, key_size);
 	else
+	{
+		entry->state.owner = key_size;
 		memcpy(entry->key.text, key, key_size);
+	}
 	stripe->nentries++;
 	count_key(entry, 1);
 	return entry;
+}
+
+/*
+ * What few entries have, which is made if this one does not have it.  NULL when
+ * there is no memory.  Its stripe is locked.
+ */
+FlrExtra *
+flr_entry_need_extra(FlrEntry *entry)
+{
+	FlrExtra   *extra = flr_entry_extra(entry);
+	FlrBlockId	block;
+	char		key[FLR_KEY_INLINE];
+	int			key_size = flr_entry_key_size(entry);
+
+	if (extra != NULL)
+		return extra;
+	block = flr_arena->take(flr_arena);
+	if (block == 0)
+		return NULL;
+	memcpy(key, entry->key.text, key_size);
+	put_extra(entry, block, key, key_size);
+	return flr_entry_extra(entry);
 }
 
 /* Have the next sweep of the whole store look at what expires then. */
@@ -472,7 +928,7 @@ flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 void
 flr_entry_lower_expiry(FlrEntry *entry, int64 expiry)
 {
-	if (!entry->has_copy)
+	if ((entry->state.owner & FLR_ENTRY_HAS_COPY) == 0)
 		flr_entry_set_expiry(entry, expiry);
 }
 
@@ -480,12 +936,10 @@ flr_entry_lower_expiry(FlrEntry *entry, int64 expiry)
 void
 flr_entry_key(const FlrEntry *entry, char *text)
 {
-	int			size = flr_entry_key_size(entry);
+	const FlrExtra *extra = flr_entry_extra(entry);
 
-	memcpy(text, size > FLR_KEY_INLINE ?
-		   (const char *) flr_block(flr_arena, entry->key.block) :
-		   entry->key.text,
-		   size);
+	memcpy(text, extra != NULL ? extra->key : entry->key.text,
+		   flr_entry_key_size(entry));
 }
 
 /* What a sweep of a whole stripe wants to know, and learns. */
@@ -549,4 +1003,66 @@ flr_store_sweep(int64 now)
 	lower_sweep_again(next_expiry);
 	pg_atomic_fetch_add_u64(&flr_store->swept, freed);
 	return freed;
+}
+
+/* Lend vacant places of a locked stripe, at most so many. */
+static void
+lend_places(FlrStripe *stripe, uint32 wanted)
+{
+	for (uint32 number = 0; number < stripe->npages; number++)
+	{
+		FlrBlockId	block = stripe->pages[number];
+		FlrPage    *page = flr_page(block);
+
+		for (uint32 place = 0; place < FLR_PAGE_PLACES; place++)
+		{
+			if (wanted == 0)
+				return;
+			if (page->tags[place] != FLR_TAG_VACANT)
+				continue;
+			page->tags[place] = FLR_TAG_LENT;
+			flr_arena->give(flr_arena, block + 1 + place);
+			count_vacant(stripe, -1);
+			wanted--;
+		}
+	}
+}
+
+/*
+ * A request has found no memory, and the store cannot grow: free expired entries of
+ * the whole store, the first time that it asks, and lend vacant places until the pool
+ * has so many blocks more.  No stripe may be locked.  Returns how many entries were
+ * freed, and places lent.
+ */
+int64
+flr_store_reclaim(int64 now, uint32 wanted, bool first_time)
+{
+	uint64		goal = flr_store->nfree + wanted;
+	int64		gained = first_time ? flr_store_sweep(now) : 0;
+
+	if (!flr_store->may_lend)
+		return gained;
+	flr_store->may_lend = false;
+	for (int i = 0; i < FLR_STRIPES && flr_store->nfree < goal; i++)
+	{
+		uint32		number = flr_store->lender++ % FLR_STRIPES;
+		FlrStripe  *stripe = flr_stripe(number);
+
+		/* looked at without the lock: what it overlooks is found next time */
+		if (stripe->nvacant == 0)
+			continue;
+		flr_stripe_lock(number);
+		if (flr_store_is_mapped() && flr_store->nfree < goal)
+		{
+			/* some of each stripe's, so that none is left without any */
+			uint32		n = Min((stripe->nvacant + 1) / 2,
+								goal - flr_store->nfree);
+
+			lend_places(stripe, n);
+			gained += n;
+		}
+		flr_store->may_lend = true;
+		flr_stripe_unlock(number);
+	}
+	return gained;
 }

@@ -30,6 +30,7 @@ typedef struct Target
 	bool		fits;			/* would be granted now */
 	bool		spend;
 	bool		lacks;			/* there is no memory to record it */
+	bool		made;			/* its entry was made for this request */
 	FlrEntryId	id;
 	FlrEntry   *entry;			/* NULL: nothing spent yet */
 	const FlrState *state;
@@ -83,7 +84,13 @@ note_grant(FlrEntry *entry, const FlrLimit *limit, int64 now, int64 expiry,
 		entry->expiry = expiry;
 	entry->granted++;
 	flr_entry_changed(entry);
-	entry->delayed += delayed;
+	if (unlikely(delayed))
+	{
+		FlrExtra   *extra = flr_entry_need_extra(entry);
+
+		if (extra != NULL)
+			extra->delayed++;
+	}
 	entry->limit_id = limit->limit_id;
 	if (limit->stats != 0)
 	{

@@ -223,6 +223,7 @@ learn_limit(KnownLimits *known, uint64 identity, int32 limit_id)
 typedef struct Row
 {
 	FlrEntryId	id;
+	Oid			relation;
 	FlrLimit   *limit;
 	FlrSaved	saved;
 	int			key_size;
@@ -267,18 +268,18 @@ read_saved(KnownLimits *known, Oid relation, const Datum *values, const bool *nu
 	struct varlena *record;
 	text	   *key;
 	int			size;
+	uint64		identity;
 
 	for (int i = 0; i < NCOLUMNS; i++)
 		if (nulls[i])
 			return false;
 	if (DatumGetTimestampTz(values[COLUMN_EXPIRES_AT]) <= now)
 		return false;
-	memset(&row->id, 0, sizeof(FlrEntryId));
+	identity = (uint64) DatumGetInt64(values[COLUMN_IDENTITY]);
+	row->relation = relation;
 	row->id.subject = subject_of_datum(values[COLUMN_SUBJECT]);
-	row->id.identity = (uint64) DatumGetInt64(values[COLUMN_IDENTITY]);
-	row->id.database = MyDatabaseId;
-	row->id.relation = relation;
-	row->limit = learn_limit(known, row->id.identity,
+	row->id.limit = flr_limit_id(identity, MyDatabaseId, relation);
+	row->limit = learn_limit(known, identity,
 							 DatumGetInt32(values[COLUMN_LIMIT_ID]));
 	if (row->limit == NULL || row->limit->unlimited)
 		return false;
@@ -308,6 +309,29 @@ read_saved(KnownLimits *known, Oid relation, const Datum *values, const bool *nu
 }
 
 /*
+ * Put what was refused and delayed into an entry.  False when there is no memory
+ * for that.
+ */
+static bool
+put_saved_counts(FlrEntry *entry, const FlrSaved *saved, int64 now,
+				 int64 wall_offset)
+{
+	FlrExtra   *extra;
+
+	if (saved->refused == 0 && saved->delayed == 0 && saved->shadow_refused == 0)
+		return true;
+	extra = flr_entry_need_extra(entry);
+	if (extra == NULL)
+		return false;
+	extra->refused = Max(extra->refused, saved->refused);
+	extra->delayed = Max(extra->delayed, saved->delayed);
+	extra->shadow_refused = Max(extra->shadow_refused, saved->shadow_refused);
+	if (saved->last_refused != FLR_NEVER && extra->last_refused == 0)
+		extra->last_refused = Min(saved->last_refused - wall_offset, now);
+	return true;
+}
+
+/*
  * Put what a row says into its entry, which is made if need be.  Its stripe is
  * locked.  False when there is no memory.  wall_offset is what the wall clock
  * is ahead of elapsed time.
@@ -326,8 +350,14 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 	if (!flr_saved_load(flr_arena, row->bytes, row->size, wall_offset - ahead,
 						now + ahead, &state))
 		return false;
+	if (entry == NULL && row->limit->stats == 0)
+	{
+		flr_record_clear(flr_arena, &state);
+		return false;
+	}
 	if (entry == NULL)
 	{
+		(void) flr_stripe_make_room(stripe);
 		entry = flr_entry_add(stripe, &row->id, row->limit->stats,
 							  row->key, row->key_size, now);
 		if (entry == NULL)
@@ -353,18 +383,12 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 	if (expiry != FLR_NEVER && expiry != PG_INT64_MIN)
 		expiry -= ahead;
 	flr_entry_set_expiry(entry, Max(now + 1, expiry));
-	entry->has_copy = true;
+	entry->state.owner |= FLR_ENTRY_HAS_COPY;
 	entry->limit_id = row->limit->limit_id;
 	entry->granted = Max(entry->granted, row->saved.granted);
-	entry->refused = Max(entry->refused, row->saved.refused);
-	entry->delayed = Max(entry->delayed, row->saved.delayed);
-	entry->shadow_refused = Max(entry->shadow_refused,
-								row->saved.shadow_refused);
 	entry->last_request = Max(entry->last_request,
 							  Min(row->saved.last_request - wall_offset, now));
-	if (row->saved.last_refused != FLR_NEVER && entry->last_refused == 0)
-		entry->last_refused = Min(row->saved.last_refused - wall_offset, now);
-	return true;
+	return put_saved_counts(entry, &row->saved, now, wall_offset);
 }
 
 /* Restore one counter.  False when there is no memory for it. */
@@ -372,7 +396,7 @@ static bool
 restore_row(const Row *row, int64 wall_offset)
 {
 	uint32		stripe = flr_stripe_of(row->id.subject);
-	bool		swept = false;
+	int			reclaims = 0;
 
 	for (int attempt = 0;; attempt++)
 	{
@@ -380,10 +404,11 @@ restore_row(const Row *row, int64 wall_offset)
 		bool		mapped;
 		int64		now;
 
+		flr_store_grow_if_wanted();
 		if (!flr_store_map())
 			return false;
 		if (row->limit->stats == 0)
-			row->limit->stats = flr_stats_find(row->id.relation,
+			row->limit->stats = flr_stats_find(row->relation,
 											   row->limit->name_hash);
 		now = flr_stripe_lock_timed(stripe, flr_clock());
 		mapped = flr_store_is_mapped();
@@ -395,9 +420,11 @@ restore_row(const Row *row, int64 wall_offset)
 		if (!mapped ||
 			(attempt < MAX_ATTEMPTS && flr_store_grow(ENOUGH_BLOCKS << attempt)))
 			continue;
-		if (swept || flr_store_sweep(now) == 0)
+		if (reclaims == MAX_ATTEMPTS ||
+			flr_store_reclaim(now, ENOUGH_BLOCKS << reclaims,
+							  reclaims == 0) == 0)
 			return false;
-		swept = true;
+		reclaims++;
 	}
 }
 
@@ -456,8 +483,7 @@ restore_all(Oid relation)
 		{
 			const FlrEntryId *id = &rows[n++].id;
 
-			(void) flr_page_prefetch(flr_stripe(flr_stripe_of(id->subject)),
-									 id);
+			flr_entry_prefetch(flr_stripe(flr_stripe_of(id->subject)), id);
 		}
 		MemoryContextSwitchTo(old);
 		if (n == ROWS_AT_ONCE)
@@ -535,8 +561,7 @@ mark_saved(FlrEntry *entry, void *arg)
 {
 	(void) arg;
 	if ((entry->state.owner & FLR_ENTRY_SAVING) != 0 &&
-		entry->id.database == MyDatabaseId &&
-		entry->id.relation == saving.relation)
+		flr_entry_belongs(entry, MyDatabaseId, saving.relation))
 		entry->state.owner &= ~FLR_ENTRY_SAVING;
 }
 
@@ -605,7 +630,8 @@ flr_keep_init(void)
 /* What is copied of an entry while its stripe is locked. */
 typedef struct SavedCopy
 {
-	FlrEntryId	id;
+	FlrHash		subject;
+	uint64		identity;
 	int32		limit_id;
 	int32		key_size;
 	char		key[FLR_KEY_SIZE];
@@ -653,12 +679,12 @@ copy_changed(FlrEntry *entry, void *arg)
 	const FlrRule *rule;
 	SavedCopy  *copy;
 	FlrSaved	saved;
+	const FlrExtra *counts = flr_entry_counts(entry);
 
 	if ((entry->state.owner & (FLR_ENTRY_CHANGED | FLR_ENTRY_SAVING)) == 0 ||
-		entry->id.database != MyDatabaseId ||
-		entry->id.relation != target->relation)
+		!flr_entry_belongs(entry, MyDatabaseId, target->relation))
 		return;
-	key.identity = entry->id.identity;
+	key.identity = flr_limit_id(entry->id.limit, MyDatabaseId, target->relation);
 	key.limit_id = entry->limit_id;
 	known = hash_search(target->known.table, &key, HASH_FIND, NULL);
 	if (known == NULL)
@@ -669,7 +695,7 @@ copy_changed(FlrEntry *entry, void *arg)
 				return;
 		if (target->nunknown < MAX_UNKNOWN)
 		{
-			target->unknown[target->nunknown].identity = entry->id.identity;
+			target->unknown[target->nunknown].identity = key.identity;
 			target->unknown[target->nunknown++].limit_id = entry->limit_id;
 		}
 		return;
@@ -688,14 +714,15 @@ copy_changed(FlrEntry *entry, void *arg)
 
 	saved.algorithm = rule->algorithm;
 	saved.granted = entry->granted;
-	saved.refused = entry->refused;
-	saved.delayed = entry->delayed;
-	saved.shadow_refused = entry->shadow_refused;
+	saved.refused = counts->refused;
+	saved.delayed = counts->delayed;
+	saved.shadow_refused = counts->shadow_refused;
 	saved.last_request = entry->last_request + offset;
-	saved.last_refused = entry->last_refused == 0 ? FLR_NEVER :
-		entry->last_refused + offset;
+	saved.last_refused = counts->last_refused == 0 ? FLR_NEVER :
+		counts->last_refused + offset;
 	copy = &target->copies[target->n++];
-	copy->id = entry->id;
+	copy->subject = entry->id.subject;
+	copy->identity = key.identity;
 	copy->limit_id = entry->limit_id;
 	copy->key_size = flr_entry_key_size(entry);
 	flr_entry_key(entry, copy->key);
@@ -711,8 +738,7 @@ copy_changed(FlrEntry *entry, void *arg)
 								  target->bytes + target->used);
 	target->used += copy->size;
 	entry->state.owner &= ~FLR_ENTRY_CHANGED;
-	entry->state.owner |= FLR_ENTRY_SAVING;
-	entry->has_copy = true;
+	entry->state.owner |= FLR_ENTRY_SAVING | FLR_ENTRY_HAS_COPY;
 }
 
 /* Make room for what found none, and some more. */
@@ -778,13 +804,13 @@ put_copy(ReturnSetInfo *rsinfo, const SaveTarget *target,
 
 	if (flr_store_keys == FLR_KEYS_HASH)
 	{
-		key_size = flr_hash_digest(copy->id.subject, digest);
+		key_size = flr_hash_digest(copy->subject, digest);
 		key = digest;
 	}
 	SET_VARSIZE(record, VARHDRSZ + copy->size);
 	memcpy(VARDATA(record), target->bytes + copy->at, copy->size);
-	values[COLUMN_SUBJECT] = flr_subject_datum(copy->id.subject);
-	values[COLUMN_IDENTITY] = Int64GetDatum((int64) copy->id.identity);
+	values[COLUMN_SUBJECT] = flr_subject_datum(copy->subject);
+	values[COLUMN_IDENTITY] = Int64GetDatum((int64) copy->identity);
 	values[COLUMN_LIMIT_ID] = Int32GetDatum(copy->limit_id);
 	values[COLUMN_KEY] = PointerGetDatum(cstring_to_text_with_len(key,
 																  key_size));

@@ -432,6 +432,22 @@ flr_limits_find(FlrPair *pair, const FlrText *api, const FlrText *plan,
 	}
 }
 
+/*
+ * The limit that the last request had, if it was one, and the hash of another key of
+ * the same scope: what the next request probably needs, before anything is known
+ * about it.  NULL when there is nothing to go by.
+ */
+const FlrLimit *
+flr_limits_foresee(const FlrText *key, FlrHash *subject)
+{
+	const Choice *choice = flr_copy != NULL ? flr_copy->last_choice : NULL;
+
+	if (choice == NULL || choice->n != 1)
+		return NULL;
+	*subject = flr_subject_of(choice->scope, key);
+	return choice->limits[0];
+}
+
 /* The hash of a pair whose scope must be known. */
 FlrHash
 flr_limits_subject(FlrText scope, FlrText key)

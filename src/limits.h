@@ -121,6 +121,8 @@ extern void flr_check_name(FlrText text, const char *what);
 extern void flr_limits_find(FlrPair *pair, const FlrText *api,
 							const FlrText *plan, int number,
 							FlrLimitSet *set);
+extern const FlrLimit *flr_limits_foresee(const FlrText *key,
+										  FlrHash *subject);
 extern int	flr_limits_candidates(FlrText scope, FlrText key, FlrText api,
 								  FlrText plan, FlrCandidate **candidates);
 extern FlrLimit *flr_limits_identified(uint64 identity);

@@ -313,18 +313,19 @@ static void
 note_entry(FlrEntry *entry, void *arg)
 {
 	Walk	   *walk = arg;
+	const FlrStats *stats = flr_stats(entry->stats);
 
-	if (entry->id.database == MyDatabaseId)
+	if (stats->database == MyDatabaseId)
 	{
-		if (entry->id.relation != walk->relation)
+		if (stats->relation != walk->relation)
 			walk->orphans = true;
 		return;
 	}
 	for (int i = walk->n; --i >= 0;)
-		if (walk->databases[i] == entry->id.database)
+		if (walk->databases[i] == stats->database)
 			return;
 	if (walk->n < MAX_DATABASES)
-		walk->databases[walk->n++] = entry->id.database;
+		walk->databases[walk->n++] = stats->database;
 }
 
 /*
@@ -335,11 +336,12 @@ static bool
 is_orphan(const FlrEntry *entry, const void *arg)
 {
 	const Walk *walk = arg;
+	const FlrStats *stats = flr_stats(entry->stats);
 
-	if (entry->id.database == MyDatabaseId)
-		return entry->id.relation != walk->relation;
+	if (stats->database == MyDatabaseId)
+		return stats->relation != walk->relation;
 	for (int i = 0; i < walk->n; i++)
-		if (walk->databases[i] == entry->id.database)
+		if (walk->databases[i] == stats->database)
 			return true;
 	return false;
 }

@@ -33,7 +33,7 @@ flr_record_init(FlrState *state)
 void
 flr_record_clear(FlrArena *arena, FlrState *state)
 {
-	FlrBlockId	block = state->first;
+	FlrBlockId	block = flr_first_block(state);
 	uint8		owner = state->owner;
 
 	while (block != 0)
@@ -63,7 +63,7 @@ flr_record_start(FlrCursor *cursor, const FlrArena *arena,
 {
 	cursor->arena = arena;
 	cursor->state = unconstify(FlrState *, state);
-	cursor->block = (state->flags & FLR_STATE_CHAINED) ? state->first : 0;
+	cursor->block = flr_first_block(state);
 	cursor->place = state->head;
 	cursor->left = state->nruns;
 	cursor->time = 0;
@@ -79,8 +79,7 @@ flr_record_next(FlrCursor *cursor)
 	cursor->left--;
 	if (++cursor->place >= flr_places_in(cursor->state, cursor->block))
 	{
-		cursor->block = flr_block_after(cursor->arena, cursor->state,
-										cursor->block);
+		cursor->block = flr_block_after(cursor->arena, cursor->block);
 		cursor->place = 0;
 	}
 	cursor_load(cursor);
@@ -103,15 +102,10 @@ flr_record_pop(FlrArena *arena, FlrState *state)
 	if (++state->head < flr_places_in(state, cursor.block))
 		return;
 
-	/* that was the last run of its block */
+	/* that was the last run of its block, and there are more */
 	state->head = 0;
-	if (cursor.block == 0)
-		state->flags |= FLR_STATE_CHAINED;
-	else
-	{
-		state->first = flr_block_after(arena, state, cursor.block);
-		arena->give(arena, cursor.block);
-	}
+	state->runs.chain.first = flr_block_after(arena, cursor.block);
+	arena->give(arena, cursor.block);
 }
 
 /*
@@ -187,24 +181,54 @@ make_fit(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 	return rewrite(arena, state, low, high - low >= FLR_NARROW_LIMIT);
 }
 
+/*
+ * Make sure that a record in the state itself has an empty place behind its last
+ * run: its runs move down, or all of them into a chain.  False: no memory.
+ */
+static bool
+make_room_inline(FlrArena *arena, FlrState *state)
+{
+	FlrState	copy = *state;
+	FlrBlockId	fresh = 0;
+	FlrCursor	cursor;
+
+	if (state->head == 0)
+	{
+		fresh = arena->take(arena);
+		if (fresh == 0)
+			return false;
+		((FlrChain *) flr_block(arena, fresh))->next = 0;
+		state->flags |= FLR_STATE_CHAINED;
+		state->runs.chain.first = fresh;
+		state->runs.chain.last = fresh;
+	}
+	state->head = 0;
+	state->tail = 0;
+	for (flr_record_start(&cursor, arena, &copy); cursor.left > 0;
+		 flr_record_next(&cursor))
+		flr_put_run(arena, state, fresh, state->tail++, cursor.time,
+					cursor.cost);
+	return true;
+}
+
 /* Make sure that the last block, or its successor, has an empty place. */
 static bool
 make_room(FlrArena *arena, FlrState *state)
 {
-	FlrBlockId	last = state->last;
+	FlrBlockId	last = flr_last_block(state);
 	FlrBlockId	fresh;
 
-	if (state->tail < flr_places_in(state, last) ||
-		flr_block_after(arena, state, last) != 0)
+	if (state->tail < flr_places_in(state, last))
+		return true;
+	if (last == 0)
+		return make_room_inline(arena, state);
+	if (flr_block_after(arena, last) != 0)
 		return true;
 	fresh = arena->take(arena);
 	if (fresh == 0)
 		return false;
 	((FlrChain *) flr_block(arena, fresh))->next = 0;
-	if (last == 0)
-		state->first = fresh;
-	else
-		((FlrChain *) flr_block(arena, last))->next = fresh;
+	((FlrChain *) flr_block(arena, last))->next = fresh;
 	return true;
 }
 
@@ -232,7 +256,7 @@ find_at_or_before(FlrCursor *found, const FlrArena *arena,
 	{
 		found->arena = arena;
 		found->state = unconstify(FlrState *, state);
-		found->block = state->last;
+		found->block = flr_last_block(state);
 		found->place = state->tail - 1;
 		found->left = 1;
 		cursor_load(found);
@@ -272,12 +296,12 @@ flr_record_reserve(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 static void
 append(FlrArena *arena, FlrState *state, int64 time, int64 cost)
 {
-	FlrBlockId	last = state->last;
+	FlrBlockId	last = flr_last_block(state);
 
 	if (state->tail == flr_places_in(state, last))
 	{
-		last = flr_block_after(arena, state, last);
-		state->last = last;
+		last = flr_block_after(arena, last);
+		state->runs.chain.last = last;
 		state->tail = 0;
 	}
 	flr_put_run(arena, state, last, state->tail, time, cost);
@@ -431,17 +455,17 @@ flr_record_subtract(FlrArena *arena, FlrCursor *cursor, int64 cost)
 	 * The last block is empty; it stays as the spare successor of the one
 	 * before it, and a spare behind it goes.
 	 */
-	last = state->last;
-	block = flr_block_after(arena, state, last);
+	last = flr_last_block(state);
+	block = flr_block_after(arena, last);
 	if (block != 0)
 	{
 		((FlrChain *) flr_block(arena, last))->next = 0;
 		arena->give(arena, block);
 	}
-	block = (state->flags & FLR_STATE_CHAINED) ? state->first : 0;
-	while (flr_block_after(arena, state, block) != last)
-		block = flr_block_after(arena, state, block);
-	state->last = block;
+	block = flr_first_block(state);
+	while (flr_block_after(arena, block) != last)
+		block = flr_block_after(arena, block);
+	state->runs.chain.last = block;
 	state->tail = flr_places_in(state, block);
 }
 

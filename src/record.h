@@ -4,9 +4,9 @@
  *	  What one key has spent: a sorted sequence of runs, kept in blocks.
  *
  * A run is a time and the cost spent at that time.  Runs are kept in rising
- * order of time, no two with the same time.  The first few live in the state
- * itself, the others in a chain of blocks of one size that an arena hands
- * out.  A run is either narrow (8 bytes: microseconds since the state's base,
+ * order of time, no two with the same time.  A few live in the state itself;
+ * more of them all live in a chain of blocks of one size that an arena hands
+ * out, until none is left.  A run is either narrow (8 bytes: microseconds since the state's base,
  * and cost, both below 2^32) or wide (16 bytes: any time, any cost); all runs
  * of a state are of one kind, and a state is widened when a run does not fit.
  *
@@ -34,7 +34,7 @@
  * Blocks.  A block is named by 32 bits, a slab's number and a place in it, so
  * that the name means the same in every process; 0 names no block.
  */
-#define FLR_BLOCK_SIZE		168
+#define FLR_BLOCK_SIZE		128
 #define FLR_SLAB_SHIFT		22
 #define FLR_SLAB_BLOCKS		(1U << FLR_SLAB_SHIFT)
 #define FLR_MAX_SLABS		(1U << (32 - FLR_SLAB_SHIFT))
@@ -72,8 +72,8 @@ typedef struct FlrWideRun
 
 #define FLR_INLINE_NARROW	4
 #define FLR_INLINE_WIDE		2
-#define FLR_CHAIN_NARROW	20
-#define FLR_CHAIN_WIDE		10
+#define FLR_CHAIN_NARROW	15
+#define FLR_CHAIN_WIDE		7
 
 /* A block of a record's chain. */
 typedef struct FlrChain
@@ -88,7 +88,7 @@ typedef struct FlrChain
 } FlrChain;
 
 #define FLR_STATE_WIDE		0x01	/* runs are wide */
-#define FLR_STATE_CHAINED	0x02	/* the first run is in the chain, not here */
+#define FLR_STATE_CHAINED	0x02	/* the runs are in a chain, not here */
 
 typedef struct FlrState
 {
@@ -96,8 +96,6 @@ typedef struct FlrState
 								 * bucket: whole tokens missing */
 	int64		base;			/* time of offset 0; token bucket: when the
 								 * level was right */
-	FlrBlockId	first;			/* the chain's first and last block */
-	FlrBlockId	last;
 	uint32		nruns;
 	uint8		head;			/* place of the first run in its block */
 	uint8		tail;			/* places used in the last block */
@@ -114,6 +112,11 @@ typedef struct FlrState
 			int64		waits_until;	/* the latest slot there was */
 			uint64		stamp;	/* changes with every change of the level */
 		}			bucket;
+		struct
+		{
+			FlrBlockId	first;
+			FlrBlockId	last;	/* of those in which there are runs */
+		}			chain;
 	}			runs;
 } FlrState;
 
@@ -138,6 +141,20 @@ flr_is_wide(const FlrState *state)
 	return (state->flags & FLR_STATE_WIDE) != 0;
 }
 
+/* The block in which a record begins; 0: the state itself. */
+static inline FlrBlockId
+flr_first_block(const FlrState *state)
+{
+	return state->flags & FLR_STATE_CHAINED ? state->runs.chain.first : 0;
+}
+
+/* The block in which it ends; 0: the state itself. */
+static inline FlrBlockId
+flr_last_block(const FlrState *state)
+{
+	return state->flags & FLR_STATE_CHAINED ? state->runs.chain.last : 0;
+}
+
 /* How many runs a block (0: the state itself) has room for. */
 static inline uint32
 flr_places_in(const FlrState *state, FlrBlockId block)
@@ -149,11 +166,9 @@ flr_places_in(const FlrState *state, FlrBlockId block)
 
 /* The block that follows a block (0: the state itself), or 0. */
 static inline FlrBlockId
-flr_block_after(const FlrArena *arena, const FlrState *state, FlrBlockId block)
+flr_block_after(const FlrArena *arena, FlrBlockId block)
 {
-	if (block == 0)
-		return state->first;
-	return ((FlrChain *) flr_block(arena, block))->next;
+	return block == 0 ? 0 : ((FlrChain *) flr_block(arena, block))->next;
 }
 
 /* Read the run at a place. */
@@ -215,9 +230,7 @@ flr_record_first_time(const FlrArena *arena, const FlrState *state)
 	int64		time;
 	int64		cost;
 
-	flr_get_run(arena, state,
-				(state->flags & FLR_STATE_CHAINED) ? state->first : 0,
-				state->head, &time, &cost);
+	flr_get_run(arena, state, flr_first_block(state), state->head, &time, &cost);
 	return time;
 }
 
@@ -229,7 +242,8 @@ flr_record_last_time(const FlrArena *arena, const FlrState *state)
 	int64		cost;
 
 	Assert(state->nruns > 0);
-	flr_get_run(arena, state, state->last, state->tail - 1, &time, &cost);
+	flr_get_run(arena, state, flr_last_block(state), state->tail - 1, &time,
+				&cost);
 	return time;
 }
 
@@ -251,6 +265,7 @@ static inline bool
 flr_record_append(const FlrArena *arena, FlrState *state, int64 time,
 				  int64 cost, int64 step)
 {
+	FlrBlockId	block = flr_last_block(state);
 	FlrChain   *chain;
 	FlrNarrowRun *last;
 	int64		offset = time - state->base;
@@ -258,7 +273,7 @@ flr_record_append(const FlrArena *arena, FlrState *state, int64 time,
 	if (state->nruns == 0 || flr_is_wide(state) ||
 		offset < 0 || offset >= FLR_NARROW_LIMIT || cost >= FLR_NARROW_LIMIT)
 		return false;
-	chain = state->last ? flr_block(arena, state->last) : NULL;
+	chain = block ? flr_block(arena, block) : NULL;
 	last = &(chain ? chain->runs.narrow : state->runs.narrow)[state->tail - 1];
 	if (last->offset > offset)
 		return false;

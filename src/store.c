@@ -26,7 +26,7 @@
 
 /* Raised with every change of what lies in shared memory. */
 #ifndef FLR_LAYOUT_VERSION
-#define FLR_LAYOUT_VERSION	1
+#define FLR_LAYOUT_VERSION	2
 #endif
 
 /*
@@ -46,15 +46,13 @@ typedef struct FlrControl
 
 /* The first segment holds the store and a first slab. */
 #define FIRST_SEGMENT	((size_t) 1024 * 1024)
-#define STORE_SIZE		TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(FlrStore))
+#define FRAME_SIZE		((size_t) FLR_FRAME_BLOCKS * FLR_BLOCK_SIZE)
+#define STORE_SIZE		TYPEALIGN(FRAME_SIZE, sizeof(FlrStore))
 
 /* Slabs: the usual size, the least worth taking, the most that has names. */
 #define USUAL_SLAB		((size_t) 1024 * 1024)
 #define MIN_SLAB		((size_t) 128 * 1024)
 #define MAX_SLAB		((size_t) FLR_SLAB_BLOCKS * FLR_BLOCK_SIZE)
-
-/* So many blocks, 4 kB of them, are set aside for pages of the index at once. */
-#define PAGE_RUN		24
 
 FlrLocal	flr_local;
 
@@ -152,25 +150,36 @@ init_store(FlrStore *store)
 	}
 }
 
+/* Put a block into the list of free ones; pool_lock is held. */
+static inline void
+put_free(FlrStore *store, FlrBlockId block)
+{
+	*(FlrBlockId *) flr_block(flr_arena, block) = store->free;
+	store->free = block;
+}
+
 /*
- * Make so many bytes at the start of a slab, number n, available as blocks.
+ * Make so many bytes at the start of a slab, number n, available as frames.
  * What is left of the slab before goes to the list of free blocks.
  */
 static void
 open_slab(FlrStore *store, uint32 n, size_t size)
 {
-	SpinLockAcquire(&store->pool_lock);
-	while (store->fresh < store->fresh_end)
-	{
-		FlrBlockId	block = store->fresh++;
+	uint32		nblocks = size / FRAME_SIZE * FLR_FRAME_BLOCKS;
 
-		*(FlrBlockId *) flr_block(flr_arena, block) = store->free;
-		store->free = block;
+	SpinLockAcquire(&store->pool_lock);
+	while (store->frame < store->frame_end)
+		put_free(store, store->frame++);
+	store->frame = n << FLR_SLAB_SHIFT;
+	store->frame_end = store->frame + nblocks;
+	store->nfree += nblocks;
+	if (n == 0)
+	{
+		/* block 0 names no block */
+		store->fresh = 1;
+		store->fresh_end = store->frame = FLR_FRAME_BLOCKS;
+		store->nfree--;
 	}
-	/* block 0 names no block */
-	store->fresh = (n << FLR_SLAB_SHIFT) + (n == 0 ? 1 : 0);
-	store->fresh_end = (n << FLR_SLAB_SHIFT) + size / FLR_BLOCK_SIZE;
-	store->nfree += store->fresh_end - store->fresh;
 	pg_write_barrier();
 	pg_atomic_write_u32(&store->nslabs, n + 1);
 	SpinLockRelease(&store->pool_lock);
@@ -208,11 +217,11 @@ flr_store_use_slab(uint32 slab)
 }
 
 /*
- * Attach to a segment for as long as this backend lives.  NULL when it is
- * gone, which only a reset of shared memory can bring about.
+ * Attach to a segment for as long as this backend lives, and note its end.
+ * Raises when it is gone, which only a reset of shared memory can bring about.
  */
 static void *
-attach_segment(dsm_handle handle)
+attach_segment(dsm_handle handle, char **end)
 {
 	dsm_segment *segment = dsm_find_mapping(handle);
 
@@ -225,6 +234,8 @@ attach_segment(dsm_handle handle)
 					 errmsg("the shared memory of rate limit counters is gone")));
 		dsm_pin_mapping(segment);
 	}
+	*end = (char *) dsm_segment_address(segment) +
+		dsm_segment_map_length(segment);
 	return dsm_segment_address(segment);
 }
 
@@ -267,11 +278,12 @@ attach_step(void)
 		memset(store, 0, sizeof(FlrStore));
 		init_store(store);
 		store->slabs[0] = dsm_segment_handle(segment);
+		flr_local.ends[0] = (char *) store + FIRST_SEGMENT;
 		control->store = store->slabs[0];
 		made = true;
 	}
 	else
-		store = attach_segment(control->store);
+		store = attach_segment(control->store, &flr_local.ends[0]);
 	flr_local.slabs[0] = (char *) store + STORE_SIZE;
 	flr_local.nslabs = 1;
 	flr_local.store = store;
@@ -294,17 +306,27 @@ map_step(void)
 	while (flr_local.nslabs < n)
 	{
 		flr_local.slabs[flr_local.nslabs] =
-			attach_segment(flr_store->slabs[flr_local.nslabs]);
+			attach_segment(flr_store->slabs[flr_local.nslabs],
+						   &flr_local.ends[flr_local.nslabs]);
 		flr_local.nslabs++;
 	}
 	return true;
 }
 
-/* How many free blocks grow_step() is to see to. */
+/* How many free blocks grow_step() is to see to, and whether as frames. */
 static uint32 grow_wanted;
+static bool grow_frames;
+
+/* Has the pool what grow_step() is to see to? */
+static bool
+has_wanted(const FlrStore *store)
+{
+	return (grow_frames ? store->frame_end - store->frame : store->nfree) >=
+		grow_wanted;
+}
 
 /*
- * try_memory() step: add a slab if the pool has fewer than grow_wanted blocks.
+ * try_memory() step: add a slab if the pool has not what is wanted.
  * False: max_memory is reached, or there can be no more segments.
  */
 static bool
@@ -321,7 +343,7 @@ grow_step(void)
 	n = pg_atomic_read_u32(&store->nslabs);
 
 	/* another backend may have been faster; then look again first */
-	if (store->nfree < grow_wanted && n == flr_local.nslabs)
+	if (!has_wanted(store) && n == flr_local.nslabs)
 	{
 		size -= size % BLCKSZ;
 		while (size >= MIN_SLAB && store->committed + size > limit)
@@ -336,6 +358,7 @@ grow_step(void)
 				store->slabs[n] = dsm_segment_handle(segment);
 				store->committed += size;
 				open_slab(store, n, size);
+				store->at_limit = false;
 				done = true;
 			}
 		}
@@ -403,6 +426,20 @@ flr_store_map_now(void)
 	MemoryContextSwitchTo(old);
 }
 
+/* Grow, and note if the store cannot. */
+static bool
+grow(uint32 wanted, bool frames)
+{
+	bool		done;
+
+	grow_wanted = wanted;
+	grow_frames = frames;
+	done = try_memory(grow_step);
+	if (!done)
+		flr_store->at_limit = true;
+	return done;
+}
+
 /*
  * See to it that the pool has so many blocks.  No stripe may be locked.
  * False: the store has reached max_memory, or the system has no more.
@@ -410,8 +447,19 @@ flr_store_map_now(void)
 bool
 flr_store_grow(uint32 wanted)
 {
-	grow_wanted = wanted;
-	return try_memory(grow_step);
+	return grow(wanted, false);
+}
+
+/*
+ * See to it that the pool has room for pages with places, if the store can still
+ * grow; if not, there will be no more of them.  No stripe may be locked.
+ */
+void
+flr_store_grow_frames(void)
+{
+	flr_store->wants_frame = false;
+	if (!flr_store->at_limit && flr_store_map())
+		(void) grow(FLR_FRAME_BLOCKS, true);
 }
 
 /* ------------------------------------------------------------------------
@@ -439,44 +487,42 @@ pool_take(FlrArena *arena)
 		else
 			block = 0;
 	}
-	else if (store->fresh < store->fresh_end &&
-			 (store->fresh >> FLR_SLAB_SHIFT) < nslabs)
+	else
 	{
-		block = store->fresh++;
-		store->nfree--;
+		if (store->fresh == store->fresh_end && store->frame < store->frame_end)
+		{
+			store->fresh = store->frame;
+			store->frame += FLR_FRAME_BLOCKS;
+			store->fresh_end = store->frame;
+		}
+		if (store->fresh < store->fresh_end &&
+			(store->fresh >> FLR_SLAB_SHIFT) < nslabs)
+		{
+			block = store->fresh++;
+			store->nfree--;
+		}
 	}
 	SpinLockRelease(&store->pool_lock);
 	return block;
 }
 
-/*
- * Take a block for a page of the index; 0 when there is none.  Pages lie side
- * by side, PAGE_RUN of them, apart from the many more entries: so the index
- * is spread over few pages of memory, and the processor finds their addresses
- * in its translation cache.
- */
+/* Take a frame out of the pool; 0 when there is none that is mapped here. */
 FlrBlockId
-flr_store_take_page(void)
+flr_store_take_frame(void)
 {
 	FlrStore   *store = flr_store;
 	FlrBlockId	block = 0;
 
 	SpinLockAcquire(&store->pool_lock);
-	if (store->page_next == store->page_end &&
-		store->fresh_end - store->fresh >= PAGE_RUN)
+	if (store->frame < store->frame_end &&
+		(store->frame >> FLR_SLAB_SHIFT) < flr_local.nslabs)
 	{
-		store->page_next = store->fresh;
-		store->fresh += PAGE_RUN;
-		store->page_end = store->fresh;
-	}
-	if (store->page_next < store->page_end &&
-		(store->page_next >> FLR_SLAB_SHIFT) < flr_local.nslabs)
-	{
-		block = store->page_next++;
-		store->nfree--;
+		block = store->frame;
+		store->frame += FLR_FRAME_BLOCKS;
+		store->nfree -= FLR_FRAME_BLOCKS;
 	}
 	SpinLockRelease(&store->pool_lock);
-	return block != 0 ? block : pool_take(flr_arena);
+	return block;
 }
 
 /* Put a block back into the pool. */
@@ -486,8 +532,7 @@ pool_give(FlrArena *arena, FlrBlockId block)
 	FlrStore   *store = ((FlrLocal *) arena)->store;
 
 	SpinLockAcquire(&store->pool_lock);
-	*(FlrBlockId *) flr_block(arena, block) = store->free;
-	store->free = block;
+	put_free(store, block);
 	store->nfree++;
 	SpinLockRelease(&store->pool_lock);
 }

@@ -54,7 +54,6 @@
 #pragma GCC visibility push(hidden)
 
 #define FLR_STRIPES			256
-#define FLR_STRIPE_SIZE		2048
 #define FLR_STATS_HEADS		256
 #define FLR_STATS_LANES		32
 
@@ -66,14 +65,12 @@
 typedef struct FlrEntryId
 {
 	FlrHash		subject;		/* keyed hash of scope and key */
-	uint64		identity;		/* of the limit: name, scope, api, algorithm */
-	Oid			database;
-	Oid			relation;		/* the definitions table */
+	uint64		limit;			/* see flr_limit_id() */
 } FlrEntryId;
 
 /*
- * What one key has spent of one limit.  What a grant touches comes first, so
- * that it lies on as few cache lines as possible.
+ * What one key has spent of one limit.  What few counters have is in a block of
+ * its own, FlrExtra.
  */
 typedef struct FlrEntry
 {
@@ -83,50 +80,90 @@ typedef struct FlrEntry
 								 * request is judged by an earlier one */
 	uint64		granted;
 	int32		limit_id;		/* the definition that was last applied */
-	FlrBlockId	stats;			/* counts this entry among its keys; or 0 */
+	FlrBlockId	stats;			/* counts this entry among its keys, and says
+								 * whose it is */
 	FlrState	state;			/* its owner byte: see below */
-	uint64		refused:63;
-	uint64		has_copy:1;		/* there may be a saved copy of it */
-	uint32		delayed;
-	uint32		shadow_refused;
-	int64		last_refused;
 	union
 	{
 		char		text[FLR_KEY_INLINE];
-		FlrBlockId	block;		/* when key_size > FLR_KEY_INLINE */
+		FlrBlockId	block;		/* an FlrExtra, where the key's text is too */
 	}			key;
 } FlrEntry;
 
 /*
- * The owner byte of an entry's state: the size of its key less one, whether
+ * The owner byte of an entry's state: the size of the key in the entry, or 0 when
+ * there is an FlrExtra; whether there may be a saved copy of the counter, whether
  * what was spent has changed since it was last saved, and whether it is being
  * saved by a transaction that has not committed.
  */
-#define FLR_ENTRY_KEY_SIZE	0x3f
+#define FLR_ENTRY_KEY_SIZE	0x1f
+#define FLR_ENTRY_HAS_COPY	0x20
 #define FLR_ENTRY_CHANGED	0x40
 #define FLR_ENTRY_SAVING	0x80
 
+/* What was refused or delayed of an entry, and a key that is too long for it. */
+typedef struct FlrExtra
+{
+	uint64		refused;
+	int64		last_refused;	/* elapsed time; 0: never */
+	uint32		delayed;
+	uint32		shadow_refused;
+	uint8		key_size;
+	char		key[FLR_KEY_SIZE];
+} FlrExtra;
+
 StaticAssertDecl(sizeof(FlrEntry) == FLR_BLOCK_SIZE, "an entry is a block");
-StaticAssertDecl(FLR_KEY_SIZE <= FLR_ENTRY_KEY_SIZE + 1, "a key's size fits");
+StaticAssertDecl(FLR_KEY_INLINE <= FLR_ENTRY_KEY_SIZE, "a key's size fits");
+StaticAssertDecl(sizeof(FlrExtra) <= FLR_BLOCK_SIZE, "what few have fits");
 StaticAssertDecl(sizeof(FlrChain) == FLR_BLOCK_SIZE, "a chain link is a block");
 
 /*
- * A page of a stripe's index: a bucket, with entries' blocks and eight bits of
- * their hashes, so that a search rarely looks at an entry that is not the one.
+ * Blocks are as large as two lines of a cache, and so many of them, a frame, as
+ * large as a page of memory, of which no two parts are far apart: whoever waits for
+ * one has the address of the other.
  */
-#define FLR_PAGE_SLOTS		32
+#define FLR_FRAME_BLOCKS	32
+
+/*
+ * A page of a stripe's hash table: a bucket, which is the first block of a frame,
+ * with places for entries in the others.  Where an entry is sought follows
+ * from its hash alone: in one of a few places of its page, so that it is found by
+ * one access to memory.  Where these were taken it is in any other place; eight
+ * bits of the hash of each entry in the page's block say where.  Where all
+ * were taken, the entry is spilled: it is in a block of its own anywhere, of which
+ * the page knows the number.
+ *
+ * A page without places is used where there is no frame for it: for the further
+ * pages of a bucket, for a stripe of few entries, and in a store that is full.
+ *
+ * A vacant place can be lent: its block then is one like any other, and never
+ * comes back to the page.
+ */
+#define FLR_PAGE_PLACES		(FLR_FRAME_BLOCKS - 1)
+#define FLR_PAGE_TAGS		32
+#define FLR_PAGE_SPILL		16
+
+/* The places where an entry is sought first. */
+#define FLR_PAGE_TRIES		4
+
+/* Tags of places; those of entries are greater. */
+#define FLR_TAG_VACANT		0
+#define FLR_TAG_LENT		1
 
 typedef struct FlrPage
 {
-	FlrBlockId	more;			/* where this page was too small */
-	uint32		n;
-	uint8		tags[FLR_PAGE_SLOTS];
-	FlrBlockId	blocks[FLR_PAGE_SLOTS];
+	FlrBlockId	more;			/* the bucket's next page */
+	uint32		nspilled;
+	uint8		tags[FLR_PAGE_TAGS];	/* the one behind the places is lent */
+	uint8		spilled_tags[FLR_PAGE_SPILL];
+	FlrBlockId	spilled[FLR_PAGE_SPILL];
 } FlrPage;
 
 StaticAssertDecl(sizeof(FlrPage) <= FLR_BLOCK_SIZE, "a page is a block");
+StaticAssertDecl(FLR_PAGE_SPILL % 8 == 0, "tags are compared by eights");
+StaticAssertDecl(FLR_PAGE_PLACES <= FLR_PAGE_TAGS, "each place has a tag");
 
-#define FLR_STRIPE_PAGES	496
+#define FLR_STRIPE_PAGES	480
 
 /*
  * A stripe: a lock and the entries under it, in a hash table that grows one
@@ -141,12 +178,20 @@ typedef struct FlrStripe
 	uint32		nentries;
 	uint32		npages;			/* without those that others refer to */
 	uint32		mask;			/* 2^k - 1, npages <= 2^k < 2 * npages */
-	uint32		hand;			/* the page, and the slot in it or in those it
-								 * refers to, where the search for expired
-								 * entries goes on */
-	uint32		hand_slot;
+	uint32		hand;			/* the page, and the position in its bucket,
+								 * where the search for expired entries goes
+								 * on */
+	uint32		hand_position;
+	uint32		nbare;			/* pages without places */
+	uint32		nvacant;		/* places */
+	uint32		next_split;		/* so many entries before another page is
+								 * tried, after one that failed */
+	uint64		bare[(FLR_STRIPE_PAGES + 63) / 64];
 	FlrBlockId	pages[FLR_STRIPE_PAGES];
 } FlrStripe;
+
+/* No multiple of a power of two, or all would share few lines of a cache. */
+#define FLR_STRIPE_SIZE		(2048 + PG_CACHE_LINE_SIZE)
 
 StaticAssertDecl(sizeof(FlrStripe) <= FLR_STRIPE_SIZE, "a stripe fits");
 
@@ -166,25 +211,30 @@ typedef union FlrStripePadded
 typedef struct FlrStats
 {
 	FlrBlockId	next;			/* in its chain */
-	uint32		lane;
 	Oid			database;
 	Oid			relation;
 	uint64		name_hash;
 	pg_atomic_uint64 since;		/* TimestampTz */
-	pg_atomic_uint64 reset_granted; /* what the counters were when reset */
-	pg_atomic_uint64 reset_refused;
-	pg_atomic_uint64 reset_delayed;
-	pg_atomic_uint64 reset_shadow_refused;
+	pg_atomic_uint64 keys;		/* always atomic: any backend may free one */
+
+	/* what counting touches; that of two blocks never lies on one cache line */
+	uint32		lane;
 	pg_atomic_uint64 granted;
 	pg_atomic_uint64 refused;
 	pg_atomic_uint64 delayed;
 	pg_atomic_uint64 shadow_refused;
 	pg_atomic_uint64 last_checked;	/* elapsed time; 0: never */
 	pg_atomic_uint64 last_refused;
-	pg_atomic_uint64 keys;		/* always atomic: any backend may free one */
+
+	pg_atomic_uint64 reset_granted; /* what the counters were when reset */
+	pg_atomic_uint64 reset_refused;
+	pg_atomic_uint64 reset_delayed;
+	pg_atomic_uint64 reset_shadow_refused;
 } FlrStats;
 
 StaticAssertDecl(sizeof(FlrStats) <= FLR_BLOCK_SIZE, "statistics fit");
+StaticAssertDecl(offsetof(FlrStats, reset_granted) - offsetof(FlrStats, lane) <=
+				 FLR_BLOCK_SIZE - 64, "statistics do not share a line");
 
 /* What became of the saved counters of a definitions table. */
 typedef enum FlrKept
@@ -210,11 +260,15 @@ typedef struct FlrStore
 	/* the pool of free blocks */
 	slock_t		pool_lock;
 	FlrBlockId	free;			/* a list, linked by the first word */
-	FlrBlockId	fresh;			/* never used yet, up to fresh_end */
+	FlrBlockId	fresh;			/* of the frame that is being cut into blocks */
 	FlrBlockId	fresh_end;
-	FlrBlockId	page_next;		/* set aside for pages of the index */
-	FlrBlockId	page_end;
+	FlrBlockId	frame;			/* frames that were never used yet */
+	FlrBlockId	frame_end;
 	uint64		nfree;			/* all kinds together */
+	bool		at_limit;		/* the last attempt to grow failed */
+	bool		wants_frame;	/* there was none for a page */
+	bool		may_lend;		/* there may be a vacant place somewhere */
+	uint32		lender;			/* the stripe that is asked first */
 
 	pg_atomic_uint32 nslabs;
 	LWLock		grow_lock;
@@ -232,7 +286,7 @@ typedef struct FlrStore
 	pg_atomic_uint32 waiters;
 	TimestampTz since;
 
-	FlrStripePadded stripes[FLR_STRIPES];
+	FlrStripePadded stripes[FLR_STRIPES] pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 } FlrStore;
 
 /* This backend's view of the store. */
@@ -243,6 +297,7 @@ typedef struct FlrLocal
 	bool		attached;
 	uint32		nslabs;			/* mapped slabs */
 	char	   *slabs[FLR_MAX_SLABS];
+	char	   *ends[FLR_MAX_SLABS];	/* of the slabs */
 	uint8		uses[FLR_MAX_SLABS];	/* up to FLR_POPULATE_AT */
 } FlrLocal;
 
@@ -294,6 +349,7 @@ extern bool flr_store_first_attach(void);
 extern bool flr_store_map_more(void);
 extern void flr_store_map_now(void);
 extern bool flr_store_grow(uint32 wanted);
+extern void flr_store_grow_frames(void);
 extern void flr_store_use_slab(uint32 slab);
 
 /*
@@ -304,6 +360,14 @@ static inline bool
 flr_store_attach(void)
 {
 	return likely(flr_local.attached) || flr_store_first_attach();
+}
+
+/* Take memory for pages with places, if there was no room for one. */
+static inline void
+flr_store_grow_if_wanted(void)
+{
+	if (unlikely(flr_store->wants_frame))
+		flr_store_grow_frames();
 }
 
 /* Map the slabs that other backends have added.  False: no memory. */
@@ -371,21 +435,51 @@ flr_page(FlrBlockId block)
 	return (FlrPage *) flr_block(flr_arena, block);
 }
 
+/* The entry in a place of a page. */
+static inline FlrEntry *
+flr_place(const FlrPage *page, uint32 place)
+{
+	return (FlrEntry *) ((char *) page + (1 + (size_t) place) * FLR_BLOCK_SIZE);
+}
+
+/*
+ * What tells the limits of a subject apart: the identity of the limit, and the
+ * definitions table that it is in.  Doing it again gives the identity.
+ */
+static inline uint64
+flr_limit_id(uint64 identity, Oid database, Oid relation)
+{
+	/* different for each table, since the factor is odd */
+	return identity ^
+		(((uint64) database << 32 | relation) * UINT64CONST(0x9e3779b97f4a7c15));
+}
+
+/* Does an entry belong to this definitions table of this database? */
+static inline bool
+flr_entry_belongs(const FlrEntry *entry, Oid database, Oid relation)
+{
+	const FlrStats *stats = flr_stats(entry->stats);
+
+	return stats->database == database && stats->relation == relation;
+}
+
 /* The hash of an entry within its stripe. */
 static inline uint64
 flr_entry_hash(const FlrEntryId *id)
 {
-	return id->subject.hi ^ id->identity;
+	return id->subject.hi ^ id->limit;
 }
 
 /* The bits of a hash that stand in a page. */
 static inline uint8
 flr_tag_of(uint64 hash)
 {
-	return (uint8) (hash >> 56);
+	uint8		tag = (uint8) (hash >> 56);
+
+	return tag > FLR_TAG_LENT ? tag : tag + FLR_TAG_LENT + 1;
 }
 
-/* The page of a hash.  The stripe has at least one. */
+/* The number of the page of a hash.  The stripe has at least one. */
 static inline uint32
 flr_page_of(const FlrStripe *stripe, uint64 hash)
 {
@@ -394,30 +488,48 @@ flr_page_of(const FlrStripe *stripe, uint64 hash)
 	return page < stripe->npages ? page : page & (stripe->mask >> 1);
 }
 
+/* Has this page no places? */
+static inline bool
+flr_page_is_bare(const FlrStripe *stripe, uint32 number)
+{
+	return unlikely(stripe->nbare > 0) &&
+		(stripe->bare[number / 64] >> (number % 64) & 1) != 0;
+}
+
+/* The place where an entry of this hash is sought in try number 0, 1, ... */
+static inline uint32
+flr_place_of(uint64 hash, uint32 try)
+{
+	uint32		place = (uint32) (hash >> 40 & 0xffff) * FLR_PAGE_PLACES >> 16;
+
+	place += try;
+	return place < FLR_PAGE_PLACES ? place : place - FLR_PAGE_PLACES;
+}
+
 /*
- * The slots of a page that may have this tag, as bits: see flr_slot_of_match().
- * Some that do not have it may be among them, also unused ones; none that has
- * it is missing.  All slots at once, because where the tag is cannot be
+ * The places among so many tags, a multiple of eight, that may have this tag, as
+ * bits: see flr_place_of_match().  Some that do not have it may be among them; none
+ * that has it is missing.  All at once, because where the tag is cannot be
  * foreseen, by a processor either.
  */
 static inline uint64
-flr_tag_matches(const FlrPage *page, uint8 tag)
+flr_tag_matches(const uint8 *tags, int n, uint8 tag)
 {
 	uint64		ones = UINT64CONST(0x0101010101010101);
 	uint64		matches = 0;
 
-	for (int i = 0; i < FLR_PAGE_SLOTS / 8; i++)
+	for (int i = 0; i < n / 8; i++)
 	{
-		uint64		x = flr_read_le64(&page->tags[8 * i]) ^ (ones * tag);
+		uint64		x = flr_read_le64(&tags[8 * i]) ^ (ones * tag);
 
 		matches |= ((x - ones) & ~x & (ones << 7)) >> (7 - i);
 	}
 	return matches;
 }
 
-/* The slot of the lowest match: bit 8 * i + j stands for slot 8 * j + i. */
+/* The place of the lowest match: bit 8 * i + j stands for place 8 * j + i. */
 static inline uint32
-flr_slot_of_match(uint64 matches)
+flr_place_of_match(uint64 matches)
 {
 	uint32		bit = pg_rightmost_one_pos64(matches);
 
@@ -432,82 +544,127 @@ flr_use_slab(uint32 slab)
 		flr_store_use_slab(slab);
 }
 
-/*
- * Have the page of an entry, if there is one, on its way.  Looks at the stripe
- * without a lock: whatever it reads there only decides what is prefetched.
- */
-static inline const FlrPage *
-flr_page_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
+/* Have the memory of an entry on its way. */
+static inline void
+flr_entry_touch(const FlrEntry *entry)
 {
-	FlrBlockId	block;
-	const FlrPage *page;
-
-	if (stripe->npages == 0)
-		return NULL;
-	block = stripe->pages[flr_page_of(stripe, flr_entry_hash(id))];
-	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
-		return NULL;
-	flr_use_slab(block >> FLR_SLAB_SHIFT);
-	page = flr_page(block);
-	__builtin_prefetch(page);
-	__builtin_prefetch((const char *) page + 64);
-	__builtin_prefetch((const char *) page + FLR_BLOCK_SIZE - 1);
-	return page;
+	__builtin_prefetch(entry);
+	__builtin_prefetch((const char *) entry + sizeof(FlrEntry) / 2);
 }
 
 /*
- * Have the memory of an entry, if it exists, on its way while its stripe is
- * being locked; the same applies.  Waits for the page.  Returns where the entry
- * seems to be, for flr_entry_is() to be asked once the stripe is locked; NULL when
- * it does not seem to exist.
+ * The page of an entry, if it exists; 0 for none that is mapped.  Looks at the
+ * stripe without a lock, as do the next four: whatever they read only decides what
+ * is prefetched.
  */
-static inline FlrEntry *
+static inline FlrBlockId
+flr_page_foresee(const FlrStripe *stripe, const FlrEntryId *id)
+{
+	FlrBlockId	block;
+
+	if (stripe->npages == 0)
+		return 0;
+
+	/* a volatile read, which is not done twice */
+	block = *(const volatile FlrBlockId *)
+		&stripe->pages[flr_page_of(stripe, flr_entry_hash(id))];
+	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
+		return 0;
+	flr_use_slab(block >> FLR_SLAB_SHIFT);
+	return block;
+}
+
+/* Is what seems to be the first of so many blocks mapped, and all of them? */
+static inline bool
+flr_blocks_are_mapped(FlrBlockId block, int n)
+{
+	uint32		slab = block >> FLR_SLAB_SHIFT;
+
+	return slab < flr_local.nslabs &&
+		(char *) flr_block(flr_arena, block) + n * FLR_BLOCK_SIZE <=
+		flr_local.ends[slab];
+}
+
+/*
+ * Have an entry on its way, and all that a search for it looks at, if it exists
+ * and is where it is sought first.
+ */
+static inline void
 flr_entry_prefetch(const FlrStripe *stripe, const FlrEntryId *id)
 {
+	FlrBlockId	block = flr_page_foresee(stripe, id);
+	const FlrPage *page = flr_page(block);
 	uint64		hash = flr_entry_hash(id);
-	const FlrPage *page = flr_page_prefetch(stripe, id);
+
+	if (block == 0)
+		return;
+	__builtin_prefetch(page);
+	for (uint32 try = 0; try < FLR_PAGE_TRIES; try++)
+		flr_entry_touch(flr_place(page, flr_place_of(hash, try)));
+}
+
+/* Have what stands in a page on its way. */
+static inline void
+flr_page_prefetch(FlrBlockId block)
+{
+	__builtin_prefetch(flr_page(block));
+	__builtin_prefetch((const char *) flr_page(block) + FLR_BLOCK_SIZE / 2);
+}
+
+/*
+ * Have an entry on its way that is where its page says, and return it for
+ * flr_entry_is() to be asked once the stripe is locked; NULL when it does not seem
+ * to exist.  Waits for the page.
+ */
+static inline FlrEntry *
+flr_entry_foresee(FlrBlockId block, const FlrEntryId *id)
+{
+	const FlrPage *page = flr_page(block);
+	uint8		tag = flr_tag_of(flr_entry_hash(id));
 	FlrEntry   *likely = NULL;
-	FlrBlockId	block;
-	uint32		n;
 
-	if (page == NULL)
-		return NULL;
+	if (flr_blocks_are_mapped(block, FLR_FRAME_BLOCKS))
+		for (uint64 matches = flr_tag_matches(page->tags, FLR_PAGE_TAGS, tag);
+			 matches != 0; matches &= matches - 1)
+		{
+			uint32		place = flr_place_of_match(matches);
 
-	/* a volatile read, or compilers find that all this has no effect */
-	n = *(const volatile uint32 *) &page->n;
-	for (uint64 matches = flr_tag_matches(page, flr_tag_of(hash));
+			if (place == FLR_PAGE_PLACES)
+				continue;
+			flr_entry_touch(flr_place(page, place));
+			if (likely == NULL)
+				likely = flr_place(page, place);
+		}
+	for (uint64 matches = flr_tag_matches(page->spilled_tags, FLR_PAGE_SPILL, tag);
 		 matches != 0; matches &= matches - 1)
 	{
-		uint32		slot = flr_slot_of_match(matches);
-		char	   *entry;
+		uint32		slot = flr_place_of_match(matches);
+		FlrBlockId	spilled;
 
-		if (slot >= n)
+		/* the same, and perhaps it is no page any more */
+		spilled = *(const volatile FlrBlockId *) &page->spilled[slot];
+		if (slot >= page->nspilled || !flr_blocks_are_mapped(spilled, 1))
 			continue;
-		block = *(const volatile FlrBlockId *) &page->blocks[slot];
-		if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
-			continue;
-		flr_use_slab(block >> FLR_SLAB_SHIFT);
-		entry = flr_block(flr_arena, block);
-		__builtin_prefetch(entry);
-		__builtin_prefetch(entry + 64);
-		__builtin_prefetch(entry + offsetof(FlrEntry, state) + sizeof(FlrState) - 1);
+		flr_use_slab(spilled >> FLR_SLAB_SHIFT);
+		flr_entry_touch(flr_entry(spilled));
 		if (likely == NULL)
-			likely = (FlrEntry *) entry;
+			likely = flr_entry(spilled);
 	}
 	return likely;
 }
 
 /*
- * Have the ends of the record of an entry on their way, if it is a long one;
- * the same applies.  Waits for the entry, which flr_entry_prefetch() has
- * returned.
+ * Have the ends of the record of an entry on their way, if it is a long one.
+ * Waits for the entry, which flr_entry_foresee() has returned.
  */
 static inline void
 flr_record_prefetch(const FlrEntry *entry)
 {
 	const volatile FlrState *state = &entry->state;
-	FlrBlockId	ends[2] = {state->first, state->last};
+	FlrBlockId	ends[2] = {state->runs.chain.first, state->runs.chain.last};
 
+	if ((state->flags & FLR_STATE_CHAINED) == 0)
+		return;
 	for (int i = 0; i < 2; i++)
 		if (ends[i] != 0 && (ends[i] >> FLR_SLAB_SHIFT) < flr_local.nslabs)
 		{
@@ -520,11 +677,32 @@ flr_record_prefetch(const FlrEntry *entry)
 		}
 }
 
+/* What few entries have; NULL when this one does not. */
+static inline FlrExtra *
+flr_entry_extra(const FlrEntry *entry)
+{
+	return (entry->state.owner & FLR_ENTRY_KEY_SIZE) != 0 ? NULL :
+		(FlrExtra *) flr_block(flr_arena, entry->key.block);
+}
+
+/* What was refused or delayed of an entry. */
+static inline const FlrExtra *
+flr_entry_counts(const FlrEntry *entry)
+{
+	static const FlrExtra nothing;
+	const FlrExtra *extra = flr_entry_extra(entry);
+
+	return extra != NULL ? extra : &nothing;
+}
+
 /* The size of what is kept of an entry's key, 1 to FLR_KEY_SIZE. */
 static inline int
 flr_entry_key_size(const FlrEntry *entry)
 {
-	return (entry->state.owner & FLR_ENTRY_KEY_SIZE) + 1;
+	const FlrExtra *extra = flr_entry_extra(entry);
+
+	return extra != NULL ? extra->key_size :
+		entry->state.owner & FLR_ENTRY_KEY_SIZE;
 }
 
 /* What was spent has changed: it is to be saved again. */
@@ -540,13 +718,14 @@ flr_entry_is(const FlrEntry *entry, const FlrEntryId *id)
 {
 	return entry->id.subject.hi == id->subject.hi &&
 		entry->id.subject.lo == id->subject.lo &&
-		entry->id.identity == id->identity &&
-		entry->id.relation == id->relation &&
-		entry->id.database == id->database;
+		entry->id.limit == id->limit;
 }
 
-extern FlrBlockId flr_store_take_page(void);
+extern FlrBlockId flr_store_take_frame(void);
 extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
+extern bool flr_stripe_make_room(FlrStripe *stripe);
+extern FlrExtra *flr_entry_need_extra(FlrEntry *entry);
+extern void flr_entry_drop(FlrStripe *stripe, FlrEntry *entry);
 extern FlrEntry *flr_entry_create(FlrStripe *stripe, const FlrEntryId *id,
 								  FlrBlockId stats,
 								  const char *key, int key_size,
@@ -562,6 +741,7 @@ extern void flr_entries_visit(FlrStripe *stripe,
 							  void (*visit) (FlrEntry *entry, void *arg),
 							  void *arg);
 extern int64 flr_store_sweep(int64 now);
+extern int64 flr_store_reclaim(int64 now, uint32 wanted, bool first_time);
 extern void flr_entry_set_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_lower_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_key(const FlrEntry *entry, char *text);

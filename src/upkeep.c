@@ -39,8 +39,8 @@ flr_counters_lock(uint32 stripe)
 static bool
 record_is_mapped(const FlrEntry *entry)
 {
-	for (FlrBlockId block = entry->state.first; block != 0;
-		 block = ((FlrChain *) flr_block(flr_arena, block))->next)
+	for (FlrBlockId block = flr_first_block(&entry->state); block != 0;
+		 block = flr_block_after(flr_arena, block))
 		if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
 			return false;
 	return true;
@@ -48,8 +48,9 @@ record_is_mapped(const FlrEntry *entry)
 
 /*
  * Take back a reservation, or what is left of it.  It runs while an error is
- * being handled and while the backend exits, and raises only if a record has
- * grown into memory that another backend has added and that cannot be mapped.
+ * being handled and while the backend exits, and raises only if there is memory
+ * that another backend has added and that cannot be mapped, and the record has
+ * grown into it, or the counter is not where it was.
  */
 void
 flr_counters_cancel(FlrReservation *reservation)
@@ -60,11 +61,16 @@ flr_counters_cancel(FlrReservation *reservation)
 		const FlrEntryId *id = &reservation->parts[part].id;
 		uint32		stripe = flr_stripe_of(id->subject);
 		FlrEntry   *entry = reservation->parts[part].entry;
+		bool		mapped = true;
 
 		flr_stripe_lock(stripe);
 		if (!flr_entry_is(entry, id))
-			entry = NULL;
-		else if (!record_is_mapped(entry))
+		{
+			/* moved, or freed; where to cannot be told with less than all */
+			mapped = flr_store_is_mapped();
+			entry = mapped ? flr_entry_find(flr_stripe(stripe), id) : NULL;
+		}
+		if (!mapped || (entry != NULL && !record_is_mapped(entry)))
 		{
 			flr_stripe_unlock(stripe);
 			flr_store_map_now();
@@ -110,11 +116,10 @@ for_candidates(FlrHash subject, const FlrCandidate *candidates, int n,
 			bool		seen = false;
 
 			id->subject = subject;
-			id->identity = flr_limits_identity(candidates[i].limit, a);
-			id->database = MyDatabaseId;
-			id->relation = flr_limits_relation();
+			id->limit = flr_limit_id(flr_limits_identity(candidates[i].limit, a),
+									 MyDatabaseId, flr_limits_relation());
 			for (int j = 0; j < nids; j++)
-				seen = seen || ids[j].identity == id->identity;
+				seen = seen || ids[j].limit == id->limit;
 			algorithms[nids] = a;
 			nids += !seen;
 		}
@@ -177,33 +182,29 @@ flr_counters_age(FlrHash subject, const FlrCandidate *candidates, int n,
 static bool
 is_subject(const FlrEntry *entry, const void *arg)
 {
-	const FlrEntryId *id = arg;
+	const FlrHash *subject = arg;
 
-	return entry->id.subject.lo == id->subject.lo &&
-		entry->id.subject.hi == id->subject.hi &&
-		entry->id.database == id->database &&
-		entry->id.relation == id->relation;
+	return entry->id.subject.lo == subject->lo &&
+		entry->id.subject.hi == subject->hi &&
+		flr_entry_belongs(entry, MyDatabaseId, flr_limits_relation());
 }
 
 /* flr_entries_remove() callback: is this entry one of this database? */
 static bool
 is_ours(const FlrEntry *entry, const void *arg)
 {
-	const FlrEntryId *id = arg;
-
-	return entry->id.database == id->database;
+	(void) arg;
+	return flr_stats(entry->stats)->database == MyDatabaseId;
 }
 
 /* Remove every counter of a subject.  Returns how many there were. */
 int64
 flr_counters_forget(FlrHash subject)
 {
-	FlrEntryId	id = {.subject = subject,.database = MyDatabaseId};
 	uint32		stripe = flr_stripe_of(subject);
 	int64		count;
 
-	id.relation = flr_limits_relation();
-	count = flr_entries_remove(flr_counters_lock(stripe), is_subject, &id);
+	count = flr_entries_remove(flr_counters_lock(stripe), is_subject, &subject);
 	flr_stripe_unlock(stripe);
 	return count;
 }
@@ -228,19 +229,17 @@ flr_counters_remove(bool (*doomed) (const FlrEntry *entry, const void *arg),
 int64
 flr_counters_reset_all(void)
 {
-	FlrEntryId	id = {.database = MyDatabaseId};
-
-	return flr_counters_remove(is_ours, &id);
+	return flr_counters_remove(is_ours, NULL);
 }
 
 /* The bytes of shared memory that an entry occupies. */
 static int64
 entry_memory(const FlrEntry *entry)
 {
-	int64		blocks = 1 + (flr_entry_key_size(entry) > FLR_KEY_INLINE);
+	int64		blocks = 1 + (flr_entry_extra(entry) != NULL);
 
-	for (FlrBlockId block = entry->state.first; block != 0;
-		 block = ((FlrChain *) flr_block(flr_arena, block))->next)
+	for (FlrBlockId block = flr_first_block(&entry->state); block != 0;
+		 block = flr_block_after(flr_arena, block))
 		blocks++;
 	return blocks * FLR_BLOCK_SIZE;
 }
@@ -249,7 +248,7 @@ entry_memory(const FlrEntry *entry)
 void
 flr_counters_look(const FlrLimit *limit, FlrHash subject, FlrLook *look)
 {
-	FlrEntryId	id = {subject, limit->identity, MyDatabaseId, 0};
+	FlrEntryId	id = {subject, 0};
 	uint32		stripe = flr_stripe_of(subject);
 	const FlrRule *rule = &limit->rule;
 	const FlrState *state = &empty_state;
@@ -259,7 +258,7 @@ flr_counters_look(const FlrLimit *limit, FlrHash subject, FlrLook *look)
 	int64		slot;
 
 	memset(look, 0, sizeof(FlrLook));
-	id.relation = flr_limits_relation();
+	id.limit = flr_limit_id(limit->identity, MyDatabaseId, flr_limits_relation());
 	entry = flr_entry_find(flr_counters_lock(stripe), &id);
 	elapsed = now = flr_clock();
 	if (rule->algorithm == FLR_FIXED_WINDOW)
@@ -268,11 +267,11 @@ flr_counters_look(const FlrLimit *limit, FlrHash subject, FlrLook *look)
 	{
 		look->exists = true;
 		look->granted = entry->granted;
-		look->refused = entry->refused;
-		look->delayed = entry->delayed;
-		look->shadow_refused = entry->shadow_refused;
+		look->refused = flr_entry_counts(entry)->refused;
+		look->delayed = flr_entry_counts(entry)->delayed;
+		look->shadow_refused = flr_entry_counts(entry)->shadow_refused;
 		look->last_request = entry->last_request;
-		look->last_refused = entry->last_refused;
+		look->last_refused = flr_entry_counts(entry)->last_refused;
 		look->memory = entry_memory(entry);
 		if (!limit->unlimited)
 			state = &entry->state;

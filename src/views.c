@@ -177,7 +177,8 @@ fl_rate_explain(PG_FUNCTION_ARGS)
 /* What is copied of an entry while its stripe is locked. */
 typedef struct EntryCopy
 {
-	FlrEntryId	id;
+	FlrHash		subject;
+	uint64		identity;
 	int32		limit_id;
 	int			key_size;
 	char		key[FLR_KEY_SIZE];
@@ -201,23 +202,26 @@ static void
 copy_entry(FlrEntry *entry, void *arg)
 {
 	CopyTarget *target = arg;
+	const FlrExtra *counts = flr_entry_counts(entry);
 
-	if (entry->id.database == MyDatabaseId &&
-		entry->id.relation == target->relation && target->n < target->size &&
+	if (flr_entry_belongs(entry, MyDatabaseId, target->relation) &&
+		target->n < target->size &&
 		(target->refused_since == PG_INT64_MIN ||
-		 (entry->refused > 0 &&
-		  entry->last_refused >= target->refused_since)))
+		 (counts->refused > 0 &&
+		  counts->last_refused >= target->refused_since)))
 	{
 		EntryCopy  *copy = &target->copies[target->n++];
 
-		copy->id = entry->id;
+		copy->subject = entry->id.subject;
+		copy->identity = flr_limit_id(entry->id.limit, MyDatabaseId,
+									  target->relation);
 		copy->limit_id = entry->limit_id;
 		copy->key_size = flr_entry_key_size(entry);
 		flr_entry_key(entry, copy->key);
 		if (flr_store_keys == FLR_KEYS_HASH)
 			copy->key_size = flr_hash_digest(entry->id.subject, copy->key);
-		copy->refused = entry->refused;
-		copy->last_refused = entry->last_refused;
+		copy->refused = counts->refused;
+		copy->last_refused = counts->last_refused;
 	}
 }
 
@@ -296,7 +300,7 @@ put_counter(FunctionCallInfo fcinfo, const EntryCopy *copy,
 	bool		nulls[15] = {0};
 	FlrLook		look;
 
-	flr_counters_look(limit, copy->id.subject, &look);
+	flr_counters_look(limit, copy->subject, &look);
 	if (!look.exists)
 		return;
 	values[0] = CStringGetTextDatum(limit->name);
@@ -350,7 +354,7 @@ fl_rate_counter_rows(PG_FUNCTION_ARGS)
 			MemoryContext old;
 
 			/* a counter of a deleted row, or of its former name or algorithm */
-			if (limit == NULL || limit->identity != copy->id.identity)
+			if (limit == NULL || limit->identity != copy->identity)
 				continue;
 			old = MemoryContextSwitchTo(row_context);
 			put_counter(fcinfo, copy, limit);
@@ -458,7 +462,7 @@ fl_rate_refused_keys(PG_FUNCTION_ARGS)
 			const FlrLimit *limit = known_limit(known,
 												target.copies[i].limit_id);
 
-			if (limit != NULL && limit->identity == target.copies[i].id.identity)
+			if (limit != NULL && limit->identity == target.copies[i].identity)
 				rank_refused(names, limit, &target.copies[i], wanted);
 		}
 	}
@@ -471,7 +475,7 @@ fl_rate_refused_keys(PG_FUNCTION_ARGS)
 			bool		nulls[5] = {0};
 
 			values[0] = CStringGetTextDatum(refused->name);
-			values[1] = flr_subject_datum(copy->id.subject);
+			values[1] = flr_subject_datum(copy->subject);
 			values[2] = PointerGetDatum(cstring_to_text_with_len(copy->key,
 																 copy->key_size));
 			values[3] = Int64GetDatum(copy->refused);

@@ -116,12 +116,10 @@ limit_check_record(Limit *l)
 void
 state_clone(FlrState *copy, const FlrState *state)
 {
-	FlrBlockId	block = state->first;
-	FlrBlockId *link = &copy->first;
+	FlrBlockId	block = flr_first_block(state);
+	FlrBlockId *link = &copy->runs.chain.first;
 
 	*copy = *state;
-	if (state->last == 0)
-		copy->last = 0;
 	while (block != 0)
 	{
 		FlrBlockId	fresh = arena->take(arena);
@@ -129,8 +127,8 @@ state_clone(FlrState *copy, const FlrState *state)
 		memcpy(flr_block(arena, fresh), flr_block(arena, block),
 			   FLR_BLOCK_SIZE);
 		*link = fresh;
-		if (state->last == block)
-			copy->last = fresh;
+		if (flr_last_block(state) == block)
+			copy->runs.chain.last = fresh;
 		link = &((FlrChain *) flr_block(arena, fresh))->next;
 		block = *link;
 	}

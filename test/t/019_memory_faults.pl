@@ -66,7 +66,7 @@ sub all_or_nothing
 
 # ---- the n-th call fails
 
-my $memory = 'fliplet_ratelimit.max_memory = 128MB';
+my $memory = 'fliplet_ratelimit.max_memory = 512MB';
 my ($library, $file) = build_shim('memory');
 
 # The calls of a process with numbers from $first to $last fail from now on.
@@ -207,13 +207,20 @@ SKIP:
 				my ($s, $name, $begin, $end) = @_;
 				my $prefix = "grow $all-" . $round++ . ' ';
 
-				# all that there is has been mapped; 2500 requests need more
+				# all that there is has been mapped; 2500 requests need more, and where
+				# that cannot be had they find room for a while in places between others
 				ask_ok($s, q{SELECT fl_rate_check('user', 'mapped', 'three')});
 				$begin->();
-				my $answer = ask_ok($s, "SELECT many(2500, '$prefix')");
+				my ($granted, $full, $n) = (0, 0, 0);
+				do
+				{
+					my $answer = ask_ok($s, "SELECT many(2500, '$prefix@{[ $n++ ]} ')");
+					my ($these, $others) = split(/ /, $answer);
+					is($answer, $these . ' ' . (2500 - $these), "$name: granted or without memory: $answer");
+					$granted += $these;
+					$full += $others;
+				} while ($all && $full <= 1 && $n < (-e "$file.hits" ? 20 : 3));
 				my $calls = $end->();
-				my ($granted, $full) = split(/ /, $answer);
-				is($answer, $granted . ' ' . (2500 - $granted), "$name: granted or without memory: $answer");
 				all_or_nothing($other, $prefix, $granted, "$name: a request spends everywhere or nowhere");
 				is($full, 0, "$name: no failure, none without memory") unless %$calls;
 				cmp_ok($full, '<=', 1, "$name: the next request takes what it needs") if %$calls && !$all;
