@@ -87,7 +87,7 @@ typedef struct TableEntry
 {
 	uint64		hash;
 	uint64		n;
-	char		rest[152];
+	char		rest[112];
 } TableEntry;
 
 /* What bench_table() looks into: for each place of a hash, an entry. */
