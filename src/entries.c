@@ -3,6 +3,10 @@
  * entries.c
  *	  Stripes and the entries in them.
  *
+ * Entries move: flr_stripe_make_room() may move any entry of its stripe, and
+ * nothing else moves one.  Whoever keeps a pointer to an entry beyond its lock asks
+ * flr_entry_is() before using it again.
+ *
  * Every function that takes a stripe expects it to be locked, with all memory
  * mapped, and neither raises nor allocates in the backend.  See store.h for the
  * locking protocol.
