@@ -11,9 +11,11 @@
  * Memory.  The store is grown in slabs, each a pinned segment of its own,
  * which are cut into blocks of FLR_BLOCK_SIZE bytes.  (A DSA area would double
  * its segments, and whoever makes one waits while it is filled with zeros; and
- * it loses a little memory each time that the system has none.)  Everything that grows is made of blocks: entries,
- * the records behind them, pages of the index, statistics.  Free blocks form one
- * pool.  Slabs are never returned; a block may serve anything next time.
+ * it loses a little memory each time that the system has none.)  Everything is
+ * made of blocks: entries, the records behind them, pages of the table of entries,
+ * statistics.  Free blocks form one pool.  Slabs are never returned; a block may
+ * serve anything next time.  Pages take whole frames of blocks that were never
+ * used, and lend their vacant places to the pool when there is no other memory.
  * Blocks of statistics stay blocks of statistics, so that a backend may keep
  * a pointer to one.
  *
