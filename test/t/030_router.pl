@@ -315,6 +315,10 @@ is((ask($r1, "SELECT allowed FROM $on_last"))[1], '', 'without a word to the cli
 my $pid = (split(/\n/, slurp_file($nodes[3]->data_dir . '/postmaster.pid')))[0];
 my @stopped = ($pid, split(/\n/, $nodes[3]->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")));
 ask_ok($r1, "SET fliplet_ratelimit.node_timeout = '300 ms'; SET fliplet_ratelimit.node_retry = '1 h'");
+# a new session: PL/Proxy does not look whether a connection still stands that it
+# used within the last two seconds
+$r2->quit;
+$r2 = session($routers[1]);
 ask_ok($r2, "SET fliplet_ratelimit.node_timeout = '300 ms'; SET fliplet_ratelimit.node_retry = 0");
 kill 'STOP', @stopped;
 END { my $status = $?; kill 'CONT', @stopped if @stopped; $? = $status; }
