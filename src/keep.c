@@ -429,7 +429,7 @@ restore_row(const Row *row, int64 wall_offset)
 }
 
 /*
- * Restore some counters, whose pages of the index are on their way.  Returns
+ * Restore some counters, which are on their way.  Returns
  * for how many there was no memory.
  */
 static int64

@@ -39,7 +39,7 @@ $$;
 
 -- Take all memory that there is with fresh keys; returns how many there were.
 -- One that finds no room does not say that there is none: it may need a page of
--- the index where the next one does not.
+-- the table where the next one does not.
 CREATE FUNCTION fill(api text, prefix text, cost int DEFAULT 1, refund int DEFAULT 0) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
 	granted int := 0;
