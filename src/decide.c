@@ -331,6 +331,19 @@ have_entry(const Job *job, Target *target)
 	return true;
 }
 
+/*
+ * See to it that what is refused or delayed of a target can be counted with its
+ * key.  False: not yet, but the store may grow.  Once it may not, nothing else
+ * depends on whether it is counted.
+ */
+static bool
+have_extra(const Job *job, Target *target)
+{
+	return (have_entry(job, target) &&
+			flr_entry_need_extra(target->entry) != NULL) ||
+		job->full || flr_store->at_limit;
+}
+
 /* Count a refusal by one limit. */
 static void
 count_refusal(const Job *job, Target *target)
@@ -349,11 +362,11 @@ count_refusal(const Job *job, Target *target)
 		}
 		pg_atomic_write_u64(&stats->last_checked, job->now);
 	}
-	if (target->entry == NULL)
+	if (!have_entry(job, target))
+		return;
+	if (target->made)
 	{
 		/* a counter that only counts refusals makes room for any other */
-		if (!have_entry(job, target))
-			return;
 		flr_entry_set_expiry(target->entry, job->now + 1);
 	}
 	target->entry->limit_id = target->limit->limit_id;
@@ -369,14 +382,44 @@ count_refusal(const Job *job, Target *target)
 	}
 }
 
-/* Describe the refusal, and count it unless this is only a peek. */
+/* Free the entries that were made for this request, and not spent from. */
 static void
+drop_unspent(Job *job)
+{
+	for (int i = 0; i < job->n; i++)
+	{
+		Target	   *target = &job->targets[i];
+
+		if (!target->made || target->entry->granted > 0 ||
+			flr_entry_counts(target->entry)->refused > 0 ||
+			flr_entry_counts(target->entry)->shadow_refused > 0)
+			continue;
+		flr_entry_drop(flr_stripe(flr_stripe_of(target->id.subject)),
+					   target->entry);
+		target->entry = NULL;
+		target->state = &empty_state;
+		target->made = false;
+	}
+}
+
+/*
+ * Describe the refusal, and count it unless this is only a peek.
+ * STATUS_NO_MEMORY asks for another attempt with more memory.
+ */
+static JobStatus
 refuse(Job *job, int64 wait, FlrOutcome *outcome)
 {
 	int64		cost = job->request->cost;
 	int64		longest = -1;
 	const Target *decider = NULL;
 
+	/* first whatever may fail */
+	for (int i = 0; job->mode != FLR_MODE_PEEK && i < job->nreal; i++)
+		if (!job->targets[i].fits && !have_extra(job, &job->targets[i]))
+		{
+			drop_unspent(job);
+			return STATUS_NO_MEMORY;
+		}
 	for (int i = 0; i < job->nreal; i++)
 	{
 		Target	   *target = &job->targets[i];
@@ -411,6 +454,7 @@ refuse(Job *job, int64 wait, FlrOutcome *outcome)
 	outcome->wait = wait;
 	outcome->reset = time_to_reset(decider->rule, decider->state,
 								   decider->now);
+	return STATUS_DONE;
 }
 
 /* Describe that the store is full. */
@@ -476,6 +520,9 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 		if (target->shadow && job->slot > job->now)
 			target->spend = flr_slot(flr_arena, target->rule, target->state,
 									 slot, cost) == slot;
+		if ((target->spend ? job->slot > job->now && !target->fits :
+			 target->shadow) && !have_extra(job, target))
+			return STATUS_NO_MEMORY;
 		if (!target->spend)
 			continue;
 		if (have_entry(job, target) &&
@@ -518,26 +565,6 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 			count_refusal(job, target);
 	}
 	return STATUS_DONE;
-}
-
-/* Free the entries that were made for this request, and not spent from. */
-static void
-drop_unspent(Job *job)
-{
-	for (int i = 0; i < job->n; i++)
-	{
-		Target	   *target = &job->targets[i];
-
-		if (!target->made || target->entry->granted > 0 ||
-			flr_entry_counts(target->entry)->refused > 0 ||
-			flr_entry_counts(target->entry)->shadow_refused > 0)
-			continue;
-		flr_entry_drop(flr_stripe(flr_stripe_of(target->id.subject)),
-					   target->entry);
-		target->entry = NULL;
-		target->state = &empty_state;
-		target->made = false;
-	}
 }
 
 /* Describe a grant, by the limit of which the least remains. */
@@ -612,18 +639,12 @@ flr_job_decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
 	outcome->now = job->now;
 	outcome->wall_offset = job->wall_offset;
 	if (must_refuse(job, &wait))
-	{
-		refuse(job, wait, outcome);
-		return STATUS_DONE;
-	}
+		return refuse(job, wait, outcome);
 	if (job->mode == FLR_MODE_WAIT && job->slot > job->now)
 	{
 		sleeps = may_sleep();
 		if (!sleeps)
-		{
-			refuse(job, wait, outcome);
-			return STATUS_DONE;
-		}
+			return refuse(job, wait, outcome);
 	}
 	if (spends)
 	{

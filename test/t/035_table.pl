@@ -112,6 +112,11 @@ granted_ok($s, "SELECT count(*) FILTER (WHERE NOT (v).allowed) FROM (SELECT fl_r
 granted_ok($s, "SELECT count(*), count(DISTINCT key), sum(refused), count(*) FILTER (WHERE refused <> i % 4 OR (last_refused_at IS NULL) <> (i % 4 = 0)), count(*) FILTER (WHERE used <> CASE WHEN i % 2 = 0 THEN 2 ELSE 1 END * cost(i)) FROM (SELECT *, substring(key FROM '\\d+\$')::int AS i FROM fl_rate_counters WHERE name = 'hourly') AS c WHERE i <= 20000 AND (key ~ '^k') = (i % 2 = 0)",
 	'20000|20000|30000|0|0', 'each counter has its key and its refusals');
 
+granted_ok($s, q{SELECT count(*) FROM generate_series(100001, 140000) AS i, fl_rate_try('user', 'k' || i, 'hourly', 101) AS v WHERE NOT v.allowed},
+	40000, 'refusals that need more memory than is free');
+granted_ok($s, q{SELECT count(*), sum(refused) FROM (SELECT *, substring(key FROM 2)::int AS i FROM fl_rate_counters WHERE name = 'hourly' AND key ~ '^k') AS c WHERE i > 100000},
+	'40000|40000', 'are counted with their keys');
+
 # Half of the keys go, others come
 my $keys = ask_ok($s, 'SELECT keys FROM fl_rate_store');
 granted_ok($s, q{SELECT sum(fl_rate_forget('user', 'k' || i)) FROM generate_series(1, 140000, 2) AS i}, 70000,
