@@ -31,6 +31,8 @@ PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(bench_empty);
 PG_FUNCTION_INFO_V1(bench_counter);
+PG_FUNCTION_INFO_V1(bench_lines);
+PG_FUNCTION_INFO_V1(bench_turns);
 PG_FUNCTION_INFO_V1(bench_table);
 PG_FUNCTION_INFO_V1(bench_access);
 PG_FUNCTION_INFO_V1(bench_empty_batch);
@@ -80,6 +82,80 @@ bench_counter(PG_FUNCTION_ARGS)
 	n = ++counter->n;
 	SpinLockRelease(&counter->lock);
 	PG_RETURN_INT64(n);
+}
+
+/* A line of a cache. */
+typedef union Line
+{
+	slock_t		lock;
+	uint64		n;
+	char		pad[64];
+} Line;
+
+/* So many lines of shared memory, the same in each process. */
+static Line *
+find_lines(const char *name, int n)
+{
+	bool		found;
+	char	   *memory;
+	Line	   *lines;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	memory = ShmemInitStruct(name, (n + 1) * sizeof(Line), &found);
+	lines = (Line *) TYPEALIGN(sizeof(Line), memory);
+	if (!found)
+	{
+		memset(memory, 0, (n + 1) * sizeof(Line));
+		SpinLockInit(&lines[0].lock);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return lines;
+}
+
+/*
+ * A function with the arguments of fl_rate_check() that adds, under a spinlock,
+ * to a number in each line of memory that a check of a busy key writes to: two of
+ * its counter, and from there the end of its record; the lock is in another.
+ * It reads no clock and decides nothing: the least that a lock costs which guards
+ * so much.
+ */
+Datum
+bench_lines(PG_FUNCTION_ARGS)
+{
+	static Line *lines = NULL;
+	int64		n;
+
+	(void) fcinfo;
+	if (lines == NULL)
+		lines = find_lines("bench_lines", 4);
+	SpinLockAcquire(&lines[0].lock);
+	n = ++lines[1].n;
+	lines[2].n++;
+	lines[3 + (lines[2].n >> 63)].n++;	/* where is known from the one before */
+	SpinLockRelease(&lines[0].lock);
+	PG_RETURN_INT64(n);
+}
+
+/*
+ * bench_turns(turn, n): so many times, wait until a number in shared memory is
+ * even (turn 0) or odd (turn 1), and add one.  Two backends at it hand a line of
+ * the cache over for each addition.
+ */
+Datum
+bench_turns(PG_FUNCTION_ARGS)
+{
+	uint64		turn = PG_GETARG_INT32(0);
+	Line	   *line = find_lines("bench_turns", 1);
+	volatile uint64 *n = &line->n;
+
+	for (int32 left = PG_GETARG_INT32(1); left > 0; left--)
+	{
+		for (uint64 tries = 1; *n % 2 != turn; tries++)
+			if (tries % 1000000 == 0)
+				CHECK_FOR_INTERRUPTS();
+		*n = *n + 1;
+	}
+	PG_RETURN_INT32(0);
 }
 
 /* An entry of bench_table(): as large as a key's counter. */

@@ -17,6 +17,9 @@ CREATE FUNCTION bench_empty(scope text, key text, api text, cost bigint DEFAULT 
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_empty';
 CREATE FUNCTION bench_counter(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_counter';
+CREATE FUNCTION bench_lines(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_lines';
+CREATE FUNCTION bench_turns(turn integer, n integer) RETURNS integer LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_turns';
 CREATE FUNCTION bench_table(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_table';
 CREATE FUNCTION bench_access(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
