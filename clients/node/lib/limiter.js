@@ -17,7 +17,7 @@
 const { createHash } = require('node:crypto');
 const { toRequest, toRequestOfPairs, quoteIdentifier, arrayOfTexts } = require('./arguments.js');
 const { classify, isAboutARequest, RateLimiterUnavailable } = require('./errors.js');
-const { VERDICT, Verdict } = require('./verdict.js');
+const { VERDICT, VERDICTS, Verdict } = require('./verdict.js');
 const { middleware } = require('./middleware.js');
 
 /* Everything is taken as text, whatever parsers the application has set. */
@@ -204,11 +204,13 @@ class RateLimiter {
 
   /* Settle every request of a batch. Never rejects. */
   async #judge(batch) {
-    let rows;
+    let verdicts;
     try {
-      rows = await this.#query(this.#statements.tryBatch, batchParameters(batch));
-      if (rows.length !== batch.length) {
-        throw new Error(`${batch.length} checks, but ${rows.length} verdicts`);
+      const [statement, values] = this.#batchQuery(batch);
+      const [[text]] = await this.#query(statement, values);
+      verdicts = text.split('\n');
+      if (verdicts.length !== batch.length) {
+        throw new Error(`${batch.length} checks, but ${verdicts.length} verdicts`);
       }
     } catch (error) {
       if (batch.length > 1 && isAboutARequest(error)) {
@@ -233,8 +235,32 @@ class RateLimiter {
         await nextTurn();
       }
       const { scope, key, api, resolve } = batch[i];
-      resolve(new Verdict(rows[i][0], scope, key, api, heard));
+      resolve(new Verdict(verdicts[i], scope, key, api, heard));
     }
+  }
+
+  /*
+   * A call of fl_rate_try_batch(): its statement and arguments. A scope and an
+   * API that all requests share are sent once; the usual costs and plans go
+   * unsaid.
+   */
+  #batchQuery(batch) {
+    const [{ scope, api }] = batch;
+    const alike = batch.every((request) => request.scope === scope && request.api === api);
+    const usualCosts = batch.every((request) => request.cost === 1);
+    const noPlans = batch.every((request) => request.plan === null);
+    return [
+      alike ? this.#statements.tryAlike : this.#statements.tryBatch,
+      [
+        alike ? scope : arrayOfTexts(batch.map((request) => request.scope)),
+        arrayOfTexts(batch.map((request) => request.key)),
+        alike ? api : arrayOfTexts(batch.map((request) => request.api)),
+        usualCosts ? null : `{${batch.map((request) => request.cost).join(',')}}`,
+        noPlans
+          ? null
+          : `{${batch.map(({ plan }) => (plan === null ? 'NULL' : `"${plan}"`)).join(',')}}`,
+      ],
+    ];
   }
 
   /* Rows as arrays of strings. */
@@ -262,21 +288,6 @@ class RateLimiter {
   }
 }
 
-/* The arrays of fl_rate_try_batch(); the usual costs and plans go unsaid. */
-function batchParameters(batch) {
-  const usualCosts = batch.every((request) => request.cost === 1);
-  const noPlans = batch.every((request) => request.plan === null);
-  return [
-    arrayOfTexts(batch.map((request) => request.scope)),
-    arrayOfTexts(batch.map((request) => request.key)),
-    arrayOfTexts(batch.map((request) => request.api)),
-    usualCosts ? null : `{${batch.map((request) => request.cost).join(',')}}`,
-    noPlans
-      ? null
-      : `{${batch.map(({ plan }) => (plan === null ? 'NULL' : `"${plan}"`)).join(',')}}`,
-  ];
-}
-
 /*
  * The statements, planned once per connection. A statement's name contains a
  * digest of its text, since two limiters with different schemas may share a
@@ -287,9 +298,14 @@ function statements(schema, prepare) {
   const bigint = 'pg_catalog.int8';
   const request = `$1::${text}, $2::${text}, $3::${text}, $4::${bigint}, $5::${text}`;
   const pairs = `$1::${text}[], $2::${text}[], $3::${text}, $4::${bigint}, $5::${text}`;
-  const batch = `$1::${text}[], $2::${text}[], $3::${text}[], $4::${bigint}[], $5::${text}[]`;
+  const costsAndPlans = `$4::${bigint}[], $5::${text}[]`;
+  const batch = `$1::${text}[], $2::${text}[], $3::${text}[], ${costsAndPlans}`;
+  const each = (value) =>
+    `pg_catalog.array_fill(${value}::${text}, ARRAY[pg_catalog.cardinality($2::${text}[])])`;
+  const alike = `${each('$1')}, $2::${text}[], ${each('$3')}, ${costsAndPlans}`;
   const texts = {
-    tryBatch: `SELECT ${VERDICT} FROM ${schema}.fl_rate_try_batch(${batch}) AS v`,
+    tryBatch: `SELECT ${VERDICTS} FROM ${schema}.fl_rate_try_batch(${batch}) AS v`,
+    tryAlike: `SELECT ${VERDICTS} FROM ${schema}.fl_rate_try_batch(${alike}) AS v`,
     tryAll: `SELECT ${VERDICT}, v.scope, v.key FROM ${schema}.fl_rate_try_all(${pairs}) AS v`,
     peek: `SELECT ${VERDICT} FROM ${schema}.fl_rate_peek(${request}) AS v`,
     refund: `SELECT ${schema}.fl_rate_refund(${request})`,

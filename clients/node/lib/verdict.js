@@ -30,10 +30,15 @@ const orNone = (value) => `coalesce(${value}, -1)`;
  * One text per verdict, because a driver's cost is per column. None of the
  * numbers can be negative, except limit_id, which is there when name is: -1
  * stands for NULL, which concat_ws() would leave out. No text can contain a
- * quotation mark. The server's clock is needed where next_valid_at does not
- * tell it.
+ * quotation mark or a line break. The limit comes first, so that verdicts by
+ * one limit begin alike. The server's clock is needed where next_valid_at
+ * does not tell it.
  */
 const FIELDS = [
+  "coalesce(v.name, '')",
+  orNone('v.limit_id'),
+  orNone('v.max_requests'),
+  orNone(micros(epoch('v.period'))),
   'v.allowed',
   'v.reason',
   orNone('v.remaining'),
@@ -41,20 +46,39 @@ const FIELDS = [
   orNone(micros(epoch('v.next_valid_at'))),
   orNone(micros(epoch('v.reset_at'))),
   `CASE WHEN v.allowed THEN -1 ELSE ${micros(epoch('pg_catalog.clock_timestamp()'))} END`,
-  "coalesce(v.name, '')",
-  orNone('v.limit_id'),
-  orNone('v.max_requests'),
-  orNone(micros(epoch('v.period'))),
 ];
+const LIMIT_FIELDS = 4;
 const VERDICT = `pg_catalog.concat_ws('"', ${FIELDS.join(', ')})`;
 
+/* Several of them as one text, a line each: a row has its cost, too. */
+const VERDICTS = `pg_catalog.string_agg(${VERDICT}, E'\\n')`;
+
 /* The same when nobody could judge. */
-const UNAVAILABLE = 't"unavailable"-1"-1"-1"-1"-1""-1"-1"-1';
+const UNAVAILABLE = '"-1"-1"-1"t"unavailable"-1"-1"-1"-1"-1';
 
 const numberOrNull = (text) => (text === '-1' ? null : Number(text));
 
 /* A date, rounded up: never a moment too early. */
 const dateOrNull = (us) => (us === null ? null : new Date(Math.ceil(us / 1000)));
+
+/* What a verdict says of its limit, and the text that says so. */
+function readLimit(text) {
+  let end = 0;
+  for (let i = 0; i < LIMIT_FIELDS; i++) {
+    end = text.indexOf('"', end) + 1;
+  }
+  const [name, limitId, maxRequests, period] = text.slice(0, end).split('"');
+  return {
+    text: text.slice(0, end),
+    name: name === '' ? null : name,
+    limitId: name === '' ? null : Number(limitId),
+    maxRequests: numberOrNull(maxRequests),
+    periodMs: period === '-1' ? null : Math.ceil(Number(period) / 1000),
+  };
+}
+
+/* The limit of the last verdict: that of the next one, as a rule. */
+let lastLimit = readLimit(UNAVAILABLE);
 
 /* The answer to a request, with the names of fl_rate_json(). */
 class Verdict {
@@ -64,7 +88,11 @@ class Verdict {
 
   /* text: VERDICT's; heard: performance.now() */
   constructor(text, scope, key, api, heard) {
-    const field = text.split('"');
+    if (!text.startsWith(lastLimit.text)) {
+      lastLimit = readLimit(text);
+    }
+    const limit = lastLimit;
+    const field = text.slice(limit.text.length).split('"');
     const allowed = field[0] === 't';
     const next = numberOrNull(field[4]);
     const reset = numberOrNull(field[5]);
@@ -84,10 +112,10 @@ class Verdict {
     this.scope = scope;
     this.key = key;
     this.api = api;
-    this.name = field[7] === '' ? null : field[7];
-    this.limitId = this.name === null ? null : Number(field[8]);
-    this.maxRequests = numberOrNull(field[9]);
-    this.periodMs = field[10] === '-1' ? null : Math.ceil(Number(field[10]) / 1000);
+    this.name = limit.name;
+    this.limitId = limit.limitId;
+    this.maxRequests = limit.maxRequests;
+    this.periodMs = limit.periodMs;
   }
 
   /* What failOpen answers when nobody could judge. */
@@ -148,4 +176,4 @@ function body(verdict, { message = DEFAULT_MESSAGE, referenceUrl = DEFAULT_REFER
   return { message, referenceUrl, nextValidRequestDate: verdict.nextValidAt };
 }
 
-module.exports = { VERDICT, Verdict, headers, body };
+module.exports = { VERDICT, VERDICTS, Verdict, headers, body };

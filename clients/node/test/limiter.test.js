@@ -105,7 +105,7 @@ test('a batch is never larger than maxBatch, and at most maxInFlight are out', a
   const counting = {
     async query(config) {
       most = Math.max(most, ++out);
-      sizes.push(config.values[0].split(',').length);
+      sizes.push(config.values[1].split(',').length);
       try {
         return await pool.query(config);
       } finally {
@@ -119,6 +119,41 @@ test('a batch is never larger than maxBatch, and at most maxInFlight are out', a
   assert.deepEqual(verdicts.map((verdict) => verdict.key), keys);
   assert.deepEqual(sizes.sort((a, b) => b - a), [10, 10, 10, 10, 10, 10, 10, 10, 10, 5]);
   assert.equal(most, 2);
+});
+
+test('a batch may mix scopes, APIs, plans and limits', async () => {
+  const key = newKey();
+  const requests = [
+    ['user', key, 'ten'],
+    ['user', key, 'ten', 1, 'pro'],
+    ['user', key, 'free'],
+    ['user', key, 'short'],
+    ['app', key, 'app-actions'],
+    ['user', key, 'app-actions'],
+    ['user', key, 'blocked'],
+    ['user', key, 'ten', 7],
+    ['user', key, 'ten', 2],
+  ];
+  const { result, sent } = await sentDuring(() =>
+    Promise.all(requests.map((request) => limiter.check(...request))),
+  );
+  assert.equal(sent.length, 1);
+  assert.deepEqual(
+    result.map(({ scope, api, name, reason, remaining, maxRequests, periodMs }) => [
+      scope, api, name, reason, remaining, maxRequests, periodMs,
+    ]),
+    [
+      ['user', 'ten', 'ten', 'ok', 9, 10, 3600000],
+      ['user', 'ten', 'ten', 'ok', 98, 100, 3600000],
+      ['user', 'free', 'free', 'unlimited', null, null, null],
+      ['user', 'short', 'short', 'ok', 2, 3, 1000],
+      ['app', 'app-actions', 'fliplet/app-actions', 'ok', 59, 60, 60000],
+      ['user', 'app-actions', null, 'no_limit', null, null, null],
+      ['user', 'blocked', 'blocked', 'blocked', 0, 0, null],
+      ['user', 'ten', 'ten', 'ok', 1, 10, 3600000],
+      ['user', 'ten', 'ten', 'refused', 1, 10, 3600000],
+    ],
+  );
 });
 
 test('a bad argument rejects its own check and is not sent', async () => {
@@ -258,7 +293,7 @@ test('type parsers and time zones of the application change nothing', async () =
 });
 
 test('dates and waits are rounded up to the millisecond, never down', async () => {
-  const rows = [['f"refused"0"0"1700000000000001"1700000001000999"1699999999999000"ten"1"10"3600000001']];
+  const rows = [['ten"1"10"3600000001"f"refused"0"0"1700000000000001"1700000001000999"1699999999999000']];
   const fake = new RateLimiter({ pool: { query: async () => ({ rows }) } });
   const verdict = await fake.check('user', 'a', 'ten');
   assert.equal(verdict.nextValidAt.toISOString(), '2023-11-14T22:13:20.001Z');
