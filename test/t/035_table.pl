@@ -116,6 +116,12 @@ granted_ok($s, q{SELECT count(*) FROM generate_series(100001, 140000) AS i, fl_r
 	40000, 'refusals that need more memory than is free');
 granted_ok($s, q{SELECT count(*), sum(refused) FROM (SELECT *, substring(key FROM 2)::int AS i FROM fl_rate_counters WHERE name = 'hourly' AND key ~ '^k') AS c WHERE i > 100000},
 	'40000|40000', 'are counted with their keys');
+my $refused = ask_ok($s, q{SELECT refused FROM fl_rate_stats WHERE name = 'hourly'});
+granted_ok($s, q{SELECT count(*) FROM generate_series(1, 40000) AS i, fl_rate_try('user', 'r' || i, 'hourly', 101) AS v WHERE NOT v.allowed},
+	40000, 'as many of keys that have no counter yet');
+ask_ok($s, 'SELECT fl_rate_maintain()');
+granted_ok($s, qq{SELECT refused - $refused, (SELECT count(*) FROM fl_rate_counters WHERE key ~ '^r') FROM fl_rate_stats WHERE name = 'hourly'},
+	'40000|0', 'are counted, and their counters go with the next sweep');
 
 # Half of the keys go, others come
 my $keys = ask_ok($s, 'SELECT keys FROM fl_rate_store');
