@@ -42,6 +42,14 @@
 #define pg_noreturn __attribute__((noreturn))
 #endif
 
+/* The arguments of a slot's copy_minimal_tuple(); nobody asks ours for more room. */
+#if PG_VERSION_NUM >= 180000
+#define FLR_COPY_MINIMAL_TUPLE_ARGS(slot) \
+	TupleTableSlot *slot, Size extra pg_attribute_unused()
+#else
+#define FLR_COPY_MINIMAL_TUPLE_ARGS(slot) TupleTableSlot *slot
+#endif
+
 /* A small number that is this backend's alone for as long as it lives. */
 static inline int
 flr_proc_number(void)

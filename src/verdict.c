@@ -229,20 +229,6 @@ flr_outcome_datum(FunctionCallInfo fcinfo, const FlrRequest *request,
  * ------------------------------------------------------------------------
  */
 
-/* Prepare for rows to be put into a tuplestore. */
-void
-flr_rows_begin(FlrRows *rows, Tuplestorestate *store, TupleDesc desc)
-{
-	rows->store = store;
-	rows->desc = desc;
-	rows->context = CurrentMemoryContext;
-	rows->room = 0;
-	rows->buffer = NULL;
-	rows->usual = desc->natts == FLR_VERDICT_COLUMNS;
-	for (int i = 0; rows->usual && i < desc->natts; i++)
-		rows->usual = TupleDescAttr(desc, i)->atttypid == flr_verdict_types[i];
-}
-
 /*
  * The room that a text column needs; 0 when its bytes are elsewhere or
  * compressed.
@@ -351,67 +337,101 @@ put_columns(char *p, const FlrVerdictRow *row)
 
 /* Where the columns of a row begin if some of them are null. */
 #define ROW_HEADER \
-	MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(FLR_VERDICT_COLUMNS))
-
-/* What a row takes up besides its texts, and what put_columns() may zero. */
-#define ROW_ROOM \
-	(ROW_HEADER + FLR_VERDICT_COLUMNS * (8 + sizeof(Interval)))
+	MAXALIGN(SizeofMinimalTupleHeader + BITMAPLEN(FLR_VERDICT_COLUMNS))
 
 /*
- * Put a row into the tuplestore, as tuplestore_putvalues() would.  That looks
- * up the type of each column twice, to size it and to copy it, which together
- * costs more than the request itself; here the types are known.
+ * What a row takes up besides its texts: a boolean, an integer, three numbers of
+ * eight bytes and a bigint, two intervals, each of these aligned; and what align()
+ * may write behind them.
+ */
+#define ROW_ROOM \
+	(ROW_HEADER + 1 + 4 + 4 * 8 + 2 * sizeof(Interval) + 7 * 7 + 8)
+
+/* All columns of a row */
+#define ALL_PRESENT		((1U << FLR_VERDICT_COLUMNS) - 1)
+
+/*
+ * Slot callback: the row that is to be put, as a tuple of its own.  Does what
+ * heap_form_minimal_tuple() would, which looks up the type of each column
+ * twice, to size it and to copy it: together that costs more than the request
+ * itself, and here the types are known.
+ */
+static MinimalTuple
+make_tuple(FLR_COPY_MINIMAL_TUPLE_ARGS(slot))
+{
+	const FlrRows *rows = (const FlrRows *) slot;
+	MinimalTuple tuple = palloc(rows->room);
+	Size		header = MAXALIGN(SizeofMinimalTupleHeader);
+
+	memset(tuple, 0, ROW_HEADER);
+	tuple->t_infomask = HEAP_HASVARWIDTH;
+	if (rows->present != ALL_PRESENT)
+	{
+		tuple->t_infomask |= HEAP_HASNULL;
+		header = ROW_HEADER;
+		tuple->t_bits[0] = (bits8) rows->present;
+		tuple->t_bits[1] = (bits8) (rows->present >> 8);
+	}
+	HeapTupleHeaderSetNatts(tuple, FLR_VERDICT_COLUMNS);
+	tuple->t_hoff = header + MINIMAL_TUPLE_OFFSET;
+	tuple->t_len = put_columns((char *) tuple + header, rows->row) -
+		(char *) tuple;
+	Assert(tuple->t_len <= rows->room);
+	return tuple;
+}
+
+/* A slot that a tuplestore can take a tuple from, and no more. */
+static const TupleTableSlotOps row_slot = {
+	.base_slot_size = sizeof(FlrRows),
+	.copy_minimal_tuple = make_tuple
+};
+
+/* Prepare for rows to be put into a tuplestore. */
+void
+flr_rows_begin(FlrRows *rows, Tuplestorestate *store, TupleDesc desc)
+{
+	memset(rows, 0, sizeof(FlrRows));
+	NodeSetTag(&rows->slot, T_TupleTableSlot);
+	*(const TupleTableSlotOps * *) &rows->slot.tts_ops = &row_slot;
+	rows->store = store;
+	rows->desc = desc;
+	rows->usual = desc->natts == FLR_VERDICT_COLUMNS;
+	for (int i = 0; rows->usual && i < desc->natts; i++)
+		rows->usual = TupleDescAttr(desc, i)->atttypid == flr_verdict_types[i];
+}
+
+/*
+ * Put a row into the tuplestore, as tuplestore_putvalues() would: where its
+ * columns are the usual ones, by way of a slot whose tuple is made where the
+ * tuplestore keeps it.
  */
 void
 flr_rows_put(FlrRows *rows, const FlrVerdictRow *row)
 {
 	static const uint8 texts[] = {1, 6, 7, 8, 9};
+	static const bool no_nulls[FLR_VERDICT_COLUMNS];
 	bool		simple = rows->usual;
-	Size		room = ROW_ROOM;
-	HeapTupleData tuple;
-	HeapTupleHeader header;
-	uint32		present = 0;
 
-	for (int i = 0; i < FLR_VERDICT_COLUMNS; i++)
-		present |= (uint32) !row->nulls[i] << i;
+	rows->row = row;
+	rows->present = ALL_PRESENT;
+	if (memcmp(row->nulls, no_nulls, sizeof(no_nulls)) != 0)
+		for (int i = 0; i < FLR_VERDICT_COLUMNS; i++)
+			if (row->nulls[i])
+				rows->present &= ~(1U << i);
+	rows->room = ROW_ROOM;
 	for (size_t i = 0; i < lengthof(texts); i++)
 		if (!row->nulls[texts[i]])
 		{
 			Size		text = text_room(row->values[texts[i]]);
 
 			simple = simple && text > 0;
-			room += text;
+			rows->room += text;
 		}
-	if (unlikely(!simple))
-	{
+	if (likely(simple))
+		tuplestore_puttupleslot(rows->store, &rows->slot);
+	else
 		tuplestore_putvalues(rows->store, rows->desc, (Datum *) row->values,
 							 (bool *) row->nulls);
-		return;
-	}
-	if (unlikely(room > rows->room))
-	{
-		if (rows->buffer != NULL)
-			pfree(rows->buffer);
-		rows->buffer = MemoryContextAlloc(rows->context, 2 * room);
-		rows->room = 2 * room;
-	}
-
-	header = (HeapTupleHeader) rows->buffer;
-	memset(header, 0, ROW_HEADER);
-	HeapTupleHeaderSetNatts(header, FLR_VERDICT_COLUMNS);
-	header->t_infomask = HEAP_HASVARWIDTH;
-	header->t_hoff = MAXALIGN(SizeofHeapTupleHeader);
-	if (present != (1 << FLR_VERDICT_COLUMNS) - 1)
-	{
-		header->t_infomask |= HEAP_HASNULL;
-		header->t_hoff = ROW_HEADER;
-		header->t_bits[0] = (bits8) present;
-		header->t_bits[1] = (bits8) (present >> 8);
-	}
-	tuple.t_data = header;
-	tuple.t_len = put_columns((char *) header + header->t_hoff, row) -
-		(char *) header;
-	tuplestore_puttuple(rows->store, &tuple);
 }
 
 /*

@@ -58,13 +58,14 @@ typedef struct FlrVerdictRow
 /* Rows on their way into a tuplestore. */
 typedef struct FlrRows
 {
+	TupleTableSlot slot;		/* first: its callback casts it back */
 	Tuplestorestate *store;
 	TupleDesc	desc;
 	bool		usual;			/* the columns are what they are expected to
 								 * be */
-	MemoryContext context;
-	Size		room;			/* of the buffer */
-	char	   *buffer;			/* for one row, or NULL */
+	const FlrVerdictRow *row;	/* the row that is being put */
+	uint32		present;		/* its columns that are not null, as bits */
+	Size		room;			/* enough for its tuple */
 } FlrRows;
 
 extern const Oid flr_verdict_types[FLR_VERDICT_COLUMNS];
