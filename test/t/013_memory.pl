@@ -185,6 +185,57 @@ SQL
 $s->quit;
 $node->stop;
 
+# ---- memory that the server has reserved for this at its start: taken first
+
+$node = new_node('reserved', conf => <<'CONF');
+min_dynamic_shared_memory = '8MB'
+fliplet_ratelimit.max_memory = '16MB'
+restart_after_crash = on
+CONF
+$node->safe_psql('postgres', $setup);
+$s = session($node);
+$pid = ask_ok($s, 'SELECT pg_backend_pid()');
+
+SKIP:
+{
+	skip 'shared memory cannot be taken away here', 1
+	  unless ask_ok($s, 'SHOW dynamic_shared_memory_type') eq 'posix'
+	  && eval { feed($pid); 1 };
+
+	starve($pid);
+	granted_ok($s, q{SELECT fl_rate_check('app', 'a', 'hourly')}, 4,
+		'reserved memory: the store is made where the system has none');
+	granted_ok($s, q{SELECT many(20000, 'hourly', 'b')}, '20000 granted, 0 full',
+		'reserved memory: counters find room');
+	like(ask_ok($s, "SELECT many(20000, 'hourly', '$_')"), $_ eq 'z' ? qr/^0 granted, 20000 full$/ : qr/^\d+ granted, \d+ full$/,
+		"reserved memory: until it is used up ($_)")
+	  foreach 'x', 'y', 'z';
+	cmp_ok(store($s, 'memory_used'), '>', 5 * 1024 * 1024, 'reserved memory: most of it');
+	cmp_ok(store($s, 'memory_used'), '<', 8 * 1024 * 1024, 'reserved memory: and no more');
+	feed($pid);
+	granted_ok($s, q{SELECT many(20000, 'hourly', 'c')}, '20000 granted, 0 full',
+		'reserved memory: then the store grows in the system\'s');
+	my $spent = ask_ok($s, 'SELECT spent()');
+	my $other = session($node);
+	granted_ok($other, 'SELECT spent()', $spent, 'reserved memory: another session finds all of it');
+	granted_ok($other, q{SELECT many(20000, 'hourly', 'd')}, '20000 granted, 0 full',
+		'reserved memory: and takes more');
+	granted_ok($s, q{SELECT count(*) FROM generate_series(1, 20000) AS i, fl_rate_peek('app', 'd' || i, 'hourly') AS v WHERE v.remaining = 4},
+		20000, 'reserved memory: which the first one finds');
+	$other->quit;
+
+	my $offset = -s $node->logfile;
+	kill('KILL', $pid);
+	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
+	$node->poll_query_until('postgres', 'SELECT 1', '1') or die 'the server does not come back';
+	eval { $s->{run}->kill_kill };
+	$s = session($node);
+	granted_ok($s, q{SELECT fl_rate_check('app', 'a', 'hourly')}, 4,
+		'reserved memory: after a crash of a backend the store is another');
+}
+$s->quit;
+$node->stop;
+
 # ---- a full store, filled by several sessions at once: nothing is lost on the
 # way, and a request spends in all of its counters or in none
 
