@@ -69,7 +69,7 @@ ask_ok($victim, q{SELECT fl_rate_check('user', '1', 'data-sources')});
 my $offset = -s $node->logfile;
 kill('KILL', $pid);
 $node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
-$node->poll_query_until('postgres', 'SELECT 1', '1') or die 'the server does not come back';
+wait_for_server($node) or die 'the server does not come back';
 foreach ($victim, $sleeper, $open)
 {
 	eval { $_->{run}->kill_kill };

@@ -227,7 +227,7 @@ SKIP:
 	my $offset = -s $node->logfile;
 	kill('KILL', $pid);
 	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
-	$node->poll_query_until('postgres', 'SELECT 1', '1') or die 'the server does not come back';
+	wait_for_server($node) or die 'the server does not come back';
 	eval { $s->{run}->kill_kill };
 	$s = session($node);
 	granted_ok($s, q{SELECT fl_rate_check('app', 'a', 'hourly')}, 4,

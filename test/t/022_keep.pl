@@ -126,7 +126,7 @@ my $victim = session($node);
 my $pid = ask_ok($victim, 'SELECT pg_backend_pid()');
 sql(q{SELECT fl_rate_check('user', 'u', 'hourly')});
 kill 'KILL', $pid;
-ok(wait_until(sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); $rc == 0 && !kill(0, $pid) }),
+ok(wait_until(sub { !kill(0, $pid) }) && wait_for_server($node),
 	'a backend was killed, and the server has started over');
 as_before('kill -9 of a backend');
 

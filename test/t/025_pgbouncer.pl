@@ -56,7 +56,7 @@ END
 
 # The same cluster, by way of PgBouncer
 my $pooled = bless { %$node, _host => $dir, _port => $port }, ref $node;
-ok(wait_until(sub { $pooled->psql('postgres', 'SELECT 1') == 0 }), "PgBouncer $version is there");
+ok(wait_for_server($pooled), "PgBouncer $version is there");
 
 sub pools
 {

@@ -22,7 +22,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(new_node session ask ask_ok start_query finish_query
-  refused_ok granted_ok sqlstate spend seconds_since wait_until
+  refused_ok granted_ok sqlstate spend seconds_since wait_until wait_for_server
   copy_source make_in build_shim start_with start_busy stop_busy crashed_ok
   find_pgbouncer start_pgbouncer);
 
@@ -313,6 +313,14 @@ sub wait_until
 		usleep(50_000);
 	}
 	return 0;
+}
+
+# Wait until a server answers that has been started, or starts over. A psql that
+# finds none may end before it is told what to ask, which makes psql() die.
+sub wait_for_server
+{
+	my ($node) = @_;
+	return wait_until(sub { eval { $node->psql('postgres', 'SELECT 1') == 0 } });
 }
 
 # Copy the source to a temporary folder, to build another library there;
