@@ -130,8 +130,16 @@ spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
 		entry = flr_entry_find(flr_stripe(flr_stripe_of(id->subject)), id);
 	if (entry == NULL)
 	{
-		if (!flr_stripe_make_room(flr_stripe(flr_stripe_of(id->subject))))
+		/* one that could never be granted is no usual one */
+		if (request->cost > flr_capacity(rule) ||
+			!flr_stripe_make_room(flr_stripe(flr_stripe_of(id->subject))))
 			return NULL;
+
+		/*
+		 * There may have been a counter when the clock was read, which
+		 * another backend has found to be expired since.
+		 */
+		now = Max(now, flr_clock());
 		entry = flr_job_create(id, limit,
 							   &request->pairs[request->set.pairs[0]], now);
 		if (entry == NULL)
@@ -325,9 +333,10 @@ flr_counters_request(FlrRequest *request, FlrMode mode, int64 max_wait,
 
 /*
  * A part of flr_counters_try_together(): judge a request, and those after it
- * that are of the same stripe.
+ * that are of the same stripe.  Returns the elapsed time: now, unless one of
+ * them took long.
  */
-static void
+static int64
 judge_stripe(FlrRequest *const *requests, uint8 number, const uint8 *next,
 			 FlrEntry *const *likely, int64 now, bool *judged,
 			 FlrOutcome *outcomes)
@@ -356,9 +365,11 @@ judge_stripe(FlrRequest *const *requests, uint8 number, const uint8 *next,
 			flr_stripe_unlock(stripe);
 		locked = false;
 		request_slowly(request, FLR_MODE_TRY, 0, &outcomes[number], NULL);
+		now = flr_clock();
 	}
 	if (locked)
 		flr_stripe_unlock(stripe);
+	return now;
 }
 
 /*
@@ -426,7 +437,7 @@ flr_counters_try_together(FlrRequest *const *requests, int n,
 	now = flr_clock();
 	for (int i = 0; i < n; i++)
 		if (!judged[i])
-			judge_stripe(requests, i, next, likely, now, judged, outcomes);
+			now = judge_stripe(requests, i, next, likely, now, judged, outcomes);
 }
 
 /*

@@ -233,6 +233,23 @@ foreach my $api ('order', 'order, bucket')
 	elapse(4);
 	is(spend($s, 7, 'user', 'k', $api), 5, "$api: all are granted anew a period after that");
 }
+
+# The counter that there was when it read the clock expires meanwhile and is
+# swept: the one that it makes begins when it is made.
+is(spend($s, 7, 'user', 'swept', 'order'), 5, 'swept meanwhile: all is spent');
+elapse(8);
+put($STALL, $late_pid);
+start_query($late, "SELECT allowed FROM fl_rate_try('user', 'swept', 'order')");
+ok(wait_until(sub { return unpack('q', substr(slurp_file($file), 8 * $STALLED, 8)) == $late_pid }),
+	'swept meanwhile: a session has read the clock and stalls');
+elapse(3);
+ask_ok($s, 'SELECT fl_rate_maintain()');
+granted_ok($s, q{SELECT count(*) FROM fl_rate_counters WHERE key = 'swept'}, 0, 'swept meanwhile: the counter goes');
+put($STALL, 0);
+is((finish_query($late))[0], 't', 'swept meanwhile: then it goes on, and is granted');
+is(spend($s, 7, 'user', 'swept', 'order'), 4, 'swept meanwhile: which leaves four');
+elapse(8);
+is(spend($s, 1, 'user', 'swept', 'order'), 0, 'swept meanwhile: none of them is granted anew before a period has passed');
 $late->quit;
 
 # ---- to and fro
