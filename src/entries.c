@@ -169,7 +169,12 @@ static inline void
 count_vacant(FlrStripe *stripe, int32 by)
 {
 	stripe->nvacant += by;
-	if (by > 0 && !flr_store->may_lend)
+	if (by <= 0)
+		return;
+
+	/* flr_store_reclaim() does it the other way round */
+	pg_memory_barrier();
+	if (!flr_store->may_lend)
 		flr_store->may_lend = true;
 }
 
@@ -1044,15 +1049,25 @@ flr_store_reclaim(int64 now, uint32 wanted, bool first_time)
 	uint64		goal = flr_store->nfree + wanted;
 	int64		gained = first_time ? flr_store_sweep(now) : 0;
 
-	if (!flr_store->may_lend)
+	if (!flr_store->may_lend || flr_store->nfree >= goal)
 		return gained;
 	flr_store->may_lend = false;
-	for (int i = 0; i < FLR_STRIPES && flr_store->nfree < goal; i++)
+	pg_memory_barrier();
+	for (int i = 0; i < FLR_STRIPES; i++)
 	{
-		uint32		number = flr_store->lender++ % FLR_STRIPES;
-		FlrStripe  *stripe = flr_stripe(number);
+		uint32		number;
+		FlrStripe  *stripe;
 
-		/* looked at without the lock: what it overlooks is found next time */
+		if (flr_store->nfree >= goal)
+		{
+			/* the others were not asked */
+			flr_store->may_lend = true;
+			break;
+		}
+		number = flr_store->lender++ % FLR_STRIPES;
+		stripe = flr_stripe(number);
+
+		/* looked at without the lock: what it overlooks sets the flag again */
 		if (stripe->nvacant == 0)
 			continue;
 		flr_stripe_lock(number);
