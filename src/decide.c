@@ -333,15 +333,24 @@ have_entry(const Job *job, Target *target)
 
 /*
  * See to it that what is refused or delayed of a target can be counted with its
- * key.  False: not yet, but the store may grow.  Once it may not, nothing else
- * depends on whether it is counted.
+ * key, or that it will not be because there is no memory.  False: there is
+ * none yet, but the store may grow.
  */
 static bool
-have_extra(const Job *job, Target *target)
+have_extra_or_none(const Job *job, Target *target)
 {
 	return (have_entry(job, target) &&
 			flr_entry_need_extra(target->entry) != NULL) ||
 		job->full || flr_store->at_limit;
+}
+
+/* Will spending count something of a target in its FlrExtra? */
+static inline bool
+needs_extra(const Job *job, const Target *target)
+{
+	if (target->spend)
+		return job->slot > job->now && !target->fits;
+	return target->shadow;
 }
 
 /* Count a refusal by one limit. */
@@ -364,15 +373,14 @@ count_refusal(const Job *job, Target *target)
 	}
 	if (!have_entry(job, target))
 		return;
-	if (target->made)
-	{
-		/* a counter that only counts refusals makes room for any other */
-		flr_entry_set_expiry(target->entry, job->now + 1);
-	}
 	target->entry->limit_id = target->limit->limit_id;
 	extra = flr_entry_need_extra(target->entry);
 	if (extra == NULL)
-		return;
+		return;					/* drop_unspent() has the entry if it is new */
+
+	/* a counter that only counts refusals makes room for any other */
+	if (target->made)
+		flr_entry_set_expiry(target->entry, job->now + 1);
 	if (target->shadow)
 		extra->shadow_refused++;
 	else
@@ -415,7 +423,7 @@ refuse(Job *job, int64 wait, FlrOutcome *outcome)
 
 	/* first whatever may fail */
 	for (int i = 0; job->mode != FLR_MODE_PEEK && i < job->nreal; i++)
-		if (!job->targets[i].fits && !have_extra(job, &job->targets[i]))
+		if (!job->targets[i].fits && !have_extra_or_none(job, &job->targets[i]))
 		{
 			drop_unspent(job);
 			return STATUS_NO_MEMORY;
@@ -454,6 +462,9 @@ refuse(Job *job, int64 wait, FlrOutcome *outcome)
 	outcome->wait = wait;
 	outcome->reset = time_to_reset(decider->rule, decider->state,
 								   decider->now);
+
+	/* those that there was no memory to count it in are worth nothing */
+	drop_unspent(job);
 	return STATUS_DONE;
 }
 
@@ -520,8 +531,7 @@ spend(Job *job, FlrReservation *reservation, const Target **lacking)
 		if (target->shadow && job->slot > job->now)
 			target->spend = flr_slot(flr_arena, target->rule, target->state,
 									 slot, cost) == slot;
-		if ((target->spend ? job->slot > job->now && !target->fits :
-			 target->shadow) && !have_extra(job, target))
+		if (needs_extra(job, target) && !have_extra_or_none(job, target))
 			return STATUS_NO_MEMORY;
 		if (!target->spend)
 			continue;
@@ -650,8 +660,7 @@ flr_job_decide(Job *job, FlrOutcome *outcome, FlrReservation *reservation)
 	{
 		JobStatus	status = spend(job, reservation, &lacking);
 
-		if (status != STATUS_DONE || job->full)
-			drop_unspent(job);
+		drop_unspent(job);
 		if (status == STATUS_DONE && lacking != NULL)
 			pg_atomic_fetch_add_u64(&flr_store->refused_full, 1);
 		if (status != STATUS_DONE ||

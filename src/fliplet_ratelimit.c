@@ -72,6 +72,15 @@ assign_shipped_limits(bool value, void *extra)
 	flr_limits_forget_choices();
 }
 
+/* Assign hook of fliplet_ratelimit.max_memory. */
+static void
+assign_max_memory(int value, void *extra)
+{
+	(void) value;
+	(void) extra;
+	flr_store_try_again();
+}
+
 /* Assign hook of fliplet_ratelimit.undefined_limit. */
 static void
 assign_undefined_limit(int value, void *extra)
@@ -100,7 +109,7 @@ define_settings(void)
 							"Memory that has been taken is kept when this is lowered.",
 							&flr_max_memory, 32 * 1024, 2 * 1024,
 							MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
-							NULL, NULL, NULL);
+							NULL, assign_max_memory, NULL);
 	DefineCustomEnumVariable("fliplet_ratelimit.when_full",
 							 "Answers a request for which there is no room for a counter.",
 							 NULL,

@@ -386,6 +386,7 @@ fl_rate_sweep(PG_FUNCTION_ARGS)
 
 	flr_limits_begin(fcinfo->flinfo->fn_oid);
 	flr_counters_attach();
+	flr_store_try_again();
 	count = sweep_orphans();
 	PG_RETURN_INT64(count + flr_store_sweep(flr_clock()));
 }

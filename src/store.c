@@ -160,7 +160,7 @@ put_free(FlrStore *store, FlrBlockId block)
 
 /*
  * Make so many bytes at the start of a slab, number n, available as frames.
- * What is left of the slab before goes to the list of free blocks.
+ * What is left of the slab before serves as blocks.
  */
 static void
 open_slab(FlrStore *store, uint32 n, size_t size)
@@ -168,8 +168,14 @@ open_slab(FlrStore *store, uint32 n, size_t size)
 	uint32		nblocks = size / FRAME_SIZE * FLR_FRAME_BLOCKS;
 
 	SpinLockAcquire(&store->pool_lock);
-	while (store->frame < store->frame_end)
-		put_free(store, store->frame++);
+	if (store->frame < store->frame_end)
+	{
+		/* those of the frame that was being cut are few */
+		while (store->fresh < store->fresh_end)
+			put_free(store, store->fresh++);
+		store->fresh = store->frame;
+		store->fresh_end = store->frame_end;
+	}
 	store->frame = n << FLR_SLAB_SHIFT;
 	store->frame_end = store->frame + nblocks;
 	store->nfree += nblocks;
@@ -430,14 +436,25 @@ flr_store_map_now(void)
 static bool
 grow(uint32 wanted, bool frames)
 {
+	uint32		nslabs = pg_atomic_read_u32(&flr_store->nslabs);
 	bool		done;
 
 	grow_wanted = wanted;
 	grow_frames = frames;
 	done = try_memory(grow_step);
-	if (!done)
+
+	/* unless another backend could, whose max_memory is a newer one */
+	if (!done && pg_atomic_read_u32(&flr_store->nslabs) == nslabs)
 		flr_store->at_limit = true;
 	return done;
+}
+
+/* There may be more memory than when an attempt to grow failed. */
+void
+flr_store_try_again(void)
+{
+	if (flr_local.attached)
+		flr_store->at_limit = false;
 }
 
 /*

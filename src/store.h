@@ -262,7 +262,8 @@ typedef struct FlrStore
 	/* the pool of free blocks */
 	slock_t		pool_lock;
 	FlrBlockId	free;			/* a list, linked by the first word */
-	FlrBlockId	fresh;			/* of the frame that is being cut into blocks */
+	FlrBlockId	fresh;			/* of the frames that are being cut into
+								 * blocks */
 	FlrBlockId	fresh_end;
 	FlrBlockId	frame;			/* frames that were never used yet */
 	FlrBlockId	frame_end;
@@ -351,6 +352,7 @@ extern bool flr_store_first_attach(void);
 extern bool flr_store_map_more(void);
 extern void flr_store_map_now(void);
 extern bool flr_store_grow(uint32 wanted);
+extern void flr_store_try_again(void);
 extern void flr_store_grow_frames(void);
 extern void flr_store_use_slab(uint32 slab);
 

@@ -179,9 +179,33 @@ granted_ok($s, "SELECT refused_full - $full FROM fl_rate_store", 0, 'nothing is 
 
 granted_ok($s, "SELECT wrong(1, 1000, 'k'), wrong(1, 5000, '$long')", '0|0', 'the other counters are as they were');
 
+# All of them, however many blocks the sweep has brought by itself: a long key
+# takes two, and half of the store is one place in two.
+ask_ok($s, 'SELECT fl_rate_reset_all()');
+my $brief = ask_ok($s, q{SELECT count(*) FROM generate_series(1, 60000) AS i, fl_rate_try('user', 's' || i, 'short') AS v WHERE v.allowed});
+ask_ok($s, 'SELECT pg_sleep(1.1)');
+my $half = int(0.45 * $brief);
+granted_ok($s, "SELECT spend(1, $half, '$long')", $half, 'long keys find room in all places where counters have expired');
+
+# A key that is only refused leaves nothing where there is no memory to count it.
+ask_ok($s, q{SELECT count(*) FROM generate_series(1, 60000) AS i, fl_rate_try('user', 'x' || i, 'hourly') AS v WHERE v.allowed});
+ask_ok($s, q{SELECT sum(fl_rate_forget('user', 'x' || i)) FROM generate_series(1, 400) AS i});
+granted_ok($s, q{SELECT count(*) FROM generate_series(1, 400) AS i, fl_rate_try('user', 'y' || i, 'hourly', 101) AS v WHERE NOT v.allowed}, 400,
+	'refusals of new keys');
+granted_ok($s, "SELECT count(*) FROM fl_rate_counters WHERE key ~ '^y' AND refused = 0", 0, 'take no room where there is none to count them');
+
+# max_memory is raised: what is refused is counted with its key at once.
+$node->append_conf('postgresql.conf', q{fliplet_ratelimit.max_memory = '16MB'});
+$node->reload;
+ok(wait_until(sub { ask_ok($s, 'SHOW fliplet_ratelimit.max_memory') eq '16MB' }), 'there may be more memory');
+granted_ok($s, "SELECT count(*) FROM generate_series(1, 2000) AS i, fl_rate_try('user', 'x' || i + 400, 'hourly', 101) AS v WHERE NOT v.allowed",
+	2000, 'refusals of keys that have a counter');
+granted_ok($s, q{SELECT count(*), sum(refused) FROM fl_rate_counters WHERE refused > 0 AND key ~ '^x'}, '2000|2000', 'are counted with them');
+
 # Many blocks at once, of which few are free and most are places of counters that
 # have gone: a long record is written anew for a cost that does not fit.
 $s->quit;
+$node->append_conf('postgresql.conf', q{fliplet_ratelimit.max_memory = '4MB'});
 $node->restart;
 $s = session($node);
 ask_ok($s, q{SELECT count(fl_rate_check('device', 'd', 'large')) FROM generate_series(1, 20000)});
