@@ -522,7 +522,8 @@ flr_keep_read(Oid relation)
 	if (!OidIsValid(relation))
 		return;
 	home = flr_home_find(relation);
-	if (home == NULL && flr_store_grow(1))
+	if (home == NULL &&
+		(flr_store_grow(1) || flr_store_reclaim(flr_clock(), 1, true) > 0))
 		home = flr_home_find(relation);
 	if (home == NULL)
 		return;					/* the store is full to the last block */
