@@ -48,47 +48,14 @@ bench_empty(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(0);
 }
 
-/*
- * A function with the arguments of fl_rate_check() that adds to one counter in
- * shared memory, under a spinlock, and does nothing else: the least that any
- * counter behind a lock costs.
- */
-Datum
-bench_counter(PG_FUNCTION_ARGS)
-{
-	typedef struct Counter
-	{
-		slock_t		lock;
-		int64		n;
-	} Counter;
-	static Counter *counter = NULL;
-	int64		n;
-
-	(void) fcinfo;
-	if (counter == NULL)
-	{
-		bool		found;
-
-		LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-		counter = ShmemInitStruct("bench_counter", sizeof(Counter), &found);
-		if (!found)
-		{
-			SpinLockInit(&counter->lock);
-			counter->n = 0;
-		}
-		LWLockRelease(AddinShmemInitLock);
-	}
-	SpinLockAcquire(&counter->lock);
-	n = ++counter->n;
-	SpinLockRelease(&counter->lock);
-	PG_RETURN_INT64(n);
-}
-
 /* A line of a cache. */
 typedef union Line
 {
-	slock_t		lock;
-	uint64		n;
+	struct
+	{
+		slock_t		lock;
+		uint64		n;
+	};
 	char		pad[64];
 } Line;
 
@@ -110,6 +77,26 @@ find_lines(const char *name, int n)
 	}
 	LWLockRelease(AddinShmemInitLock);
 	return lines;
+}
+
+/*
+ * A function with the arguments of fl_rate_check() that adds to one number in
+ * shared memory, under a spinlock, and does nothing else: the least that any
+ * counter behind a lock costs.
+ */
+Datum
+bench_counter(PG_FUNCTION_ARGS)
+{
+	static Line *line = NULL;
+	int64		n;
+
+	(void) fcinfo;
+	if (line == NULL)
+		line = find_lines("bench_counter", 1);
+	SpinLockAcquire(&line->lock);
+	n = ++line->n;
+	SpinLockRelease(&line->lock);
+	PG_RETURN_INT64(n);
 }
 
 /*

@@ -15,24 +15,24 @@
 
 #include "job.h"
 
-/* A request starts over at most so often before memory counts as used up. */
-#define MAX_ATTEMPTS	8
-
-/* Blocks that are enough for a request, unless it widens a long record. */
-#define ENOUGH_BLOCKS	128
-
 /* No number of one of several requests. */
 #define NOBODY			0xff
 
-/* Where the counter of limit number i of a request is looked for. */
+/* Where the counter of a subject and a limit is looked for. */
+static inline void
+make_id(FlrEntryId *id, FlrHash subject, const FlrLimit *limit)
+{
+	id->subject = subject;
+	id->limit = flr_limit_id(limit->identity, MyDatabaseId, limit->relation);
+}
+
+/* The same for limit number i of a request. */
 static inline void
 set_id(FlrEntryId *id, const FlrRequest *request, int i)
 {
 	const FlrLimitSet *set = &request->set;
 
-	id->subject = request->pairs[set->pairs[i]].subject;
-	id->limit = flr_limit_id(set->limits[i]->identity, MyDatabaseId,
-							 set->limits[i]->relation);
+	make_id(id, request->pairs[set->pairs[i]].subject, set->limits[i]);
 }
 
 /* Make the next target of a job from limit number i of its request. */
@@ -189,9 +189,7 @@ flr_counters_foresee(const FlrText *key)
 	if (limit == NULL || last_entry == NULL ||
 		last_entry->id.subject.lo == subject.lo)
 		return;
-	foreseen.subject = subject;
-	foreseen.limit = flr_limit_id(limit->identity, MyDatabaseId,
-								  limit->relation);
+	make_id(&foreseen, subject, limit);
 	flr_entry_prefetch(flr_stripe(flr_stripe_of(subject)), &foreseen);
 }
 
@@ -242,7 +240,7 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 			   FlrOutcome *outcome, FlrReservation *reservation)
 {
 	Job			job;
-	int			reclaims = 0;
+	FlrShortage shortage = {0};
 
 	outcome->wall_offset = 0;
 	outcome->allowed = true;
@@ -279,7 +277,7 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 	for (int i = 0; i < job.n; i++)
 		flr_entry_prefetch(flr_stripe(flr_stripe_of(job.targets[i].id.subject)),
 						   &job.targets[i].id);
-	for (int attempt = 0;; attempt++)
+	for (;;)
 	{
 		JobStatus	status;
 
@@ -297,16 +295,7 @@ request_slowly(FlrRequest *request, FlrMode mode, int64 max_wait,
 		flr_job_unlock(&job);
 		if (status == STATUS_DONE)
 			break;
-		if (attempt < MAX_ATTEMPTS && flr_store_grow(ENOUGH_BLOCKS << attempt))
-			continue;
-		if (reclaims < MAX_ATTEMPTS &&
-			flr_store_reclaim(job.now, ENOUGH_BLOCKS << reclaims,
-							  reclaims == 0) > 0)
-		{
-			reclaims++;
-			continue;
-		}
-		job.full = true;
+		job.full = !flr_store_find_memory(&shortage, job.now);
 	}
 	if (job.nreal == 0)
 		outcome->reason = request->set.unlimited ? FLR_REASON_UNLIMITED :

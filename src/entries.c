@@ -45,6 +45,12 @@
 /* A page's positions: its tags, then the entries that are spilled. */
 #define FIRST_SPILLED	FLR_PAGE_TAGS
 
+/* A request starts over at most so often before memory counts as used up. */
+#define MAX_ATTEMPTS	8
+
+/* Blocks that are enough for a request, unless it widens a long record. */
+#define ENOUGH_BLOCKS	128
+
 /* Entries that the creation of another looks at. */
 #define SWEEP_ENTRIES	3
 
@@ -172,37 +178,54 @@ count_vacant(FlrStripe *stripe, int32 by)
 	if (by <= 0)
 		return;
 
-	/* flr_store_reclaim() does it the other way round */
+	/* reclaim() does it the other way round */
 	pg_memory_barrier();
 	if (!flr_store->may_lend)
 		flr_store->may_lend = true;
 }
 
+/* The place of a locked stripe's page is not an entry's any more. */
+static inline void
+vacate_place(FlrStripe *stripe, FlrPage *page, uint32 place)
+{
+	page->tags[place] = FLR_TAG_VACANT;
+	count_vacant(stripe, 1);
+}
+
 /*
- * Take a vacant place of a page of a locked stripe for an entry of this hash: one
- * where it is sought first, if any of those is vacant.  NULL when no place is.
+ * A vacant place of a page for an entry of this hash: one where it is sought first,
+ * if any of those is vacant.  FLR_PAGE_TAGS when no place is.
+ */
+static uint32
+vacant_place(const FlrPage *page, uint64 hash)
+{
+	for (uint32 try = 0; try < FLR_PAGE_TRIES; try++)
+	{
+		uint32		place = flr_place_of(hash, try);
+
+		if (page->tags[place] == FLR_TAG_VACANT)
+			return place;
+	}
+	for (uint64 vacant = flr_tag_matches(page->tags, FLR_PAGE_TAGS, FLR_TAG_VACANT);
+		 vacant != 0; vacant &= vacant - 1)
+	{
+		uint32		place = flr_place_of_match(vacant);
+
+		if (page->tags[place] == FLR_TAG_VACANT)
+			return place;
+	}
+	return FLR_PAGE_TAGS;
+}
+
+/*
+ * Take a vacant place of a page of a locked stripe for an entry of this hash.
+ * NULL when no place is vacant.
  */
 static FlrEntry *
 take_place(FlrStripe *stripe, FlrPage *page, uint64 hash)
 {
-	uint32		place = FLR_PAGE_TAGS;
+	uint32		place = vacant_place(page, hash);
 
-	for (uint32 try = 0; try < FLR_PAGE_TRIES; try++)
-	{
-		place = flr_place_of(hash, try);
-		if (page->tags[place] == FLR_TAG_VACANT)
-			break;
-		place = FLR_PAGE_TAGS;
-	}
-	for (uint64 vacant = place < FLR_PAGE_TAGS ? 0 :
-		 flr_tag_matches(page->tags, FLR_PAGE_TAGS, FLR_TAG_VACANT);
-		 vacant != 0; vacant &= vacant - 1)
-	{
-		place = flr_place_of_match(vacant);
-		if (page->tags[place] == FLR_TAG_VACANT)
-			break;
-		place = FLR_PAGE_TAGS;
-	}
 	if (place == FLR_PAGE_TAGS)
 		return NULL;
 	page->tags[place] = flr_tag_of(hash);
@@ -408,8 +431,7 @@ move_entries(FlrStripe *stripe, FlrBlockId from, FlrBlockId to,
 
 			/* whoever remembers where it was does not find it there */
 			memset(&entry->id, 0, sizeof(FlrEntryId));
-			page->tags[i] = FLR_TAG_VACANT;
-			count_vacant(stripe, 1);
+			vacate_place(stripe, page, i);
 		}
 
 		/* from the last one on, so that none that is still to come moves */
@@ -616,10 +638,7 @@ remove_entry(FlrStripe *stripe, FlrPage *page, uint32 position)
 {
 	empty_entry(stripe, entry_at(page, position));
 	if (position < FIRST_SPILLED)
-	{
-		page->tags[position] = FLR_TAG_VACANT;
-		count_vacant(stripe, 1);
-	}
+		vacate_place(stripe, page, position);
 	else
 	{
 		FlrBlockId	block = page->spilled[position - FIRST_SPILLED];
@@ -1043,8 +1062,8 @@ lend_places(FlrStripe *stripe, uint32 wanted)
  * has so many blocks more.  No stripe may be locked.  Returns how many entries were
  * freed, and places lent.
  */
-int64
-flr_store_reclaim(int64 now, uint32 wanted, bool first_time)
+static int64
+reclaim(int64 now, uint32 wanted, bool first_time)
 {
 	uint64		goal = flr_store->nfree + wanted;
 	int64		gained = first_time ? flr_store_sweep(now) : 0;
@@ -1084,4 +1103,23 @@ flr_store_reclaim(int64 now, uint32 wanted, bool first_time)
 		flr_stripe_unlock(number);
 	}
 	return gained;
+}
+
+/*
+ * A request has found no memory: have the store grow, or else reclaim some, more
+ * each time.  No stripe may be locked.  False when memory is used up.
+ */
+bool
+flr_store_find_memory(FlrShortage *shortage, int64 now)
+{
+	int			attempt = shortage->attempts++;
+	int			reclaims = shortage->reclaims;
+
+	if (attempt < MAX_ATTEMPTS && flr_store_grow(ENOUGH_BLOCKS << attempt))
+		return true;
+	if (reclaims == MAX_ATTEMPTS ||
+		reclaim(now, ENOUGH_BLOCKS << reclaims, reclaims == 0) == 0)
+		return false;
+	shortage->reclaims++;
+	return true;
 }

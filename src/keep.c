@@ -63,10 +63,6 @@ static const Oid column_types[NCOLUMNS] = {
 	UUIDOID, INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, BYTEAOID
 };
 
-/* Attempts at finding memory for one counter, each with more of it. */
-#define MAX_ATTEMPTS	8
-#define ENOUGH_BLOCKS	128
-
 FlrKeepReady flr_keep_ready = {InvalidOid, false};
 
 /* ------------------------------------------------------------------------
@@ -396,9 +392,9 @@ static bool
 restore_row(const Row *row, int64 wall_offset)
 {
 	uint32		stripe = flr_stripe_of(row->id.subject);
-	int			reclaims = 0;
+	FlrShortage shortage = {0};
 
-	for (int attempt = 0;; attempt++)
+	for (;;)
 	{
 		bool		done = false;
 		bool		mapped;
@@ -417,14 +413,8 @@ restore_row(const Row *row, int64 wall_offset)
 		flr_stripe_unlock(stripe);
 		if (done)
 			return true;
-		if (!mapped ||
-			(attempt < MAX_ATTEMPTS && flr_store_grow(ENOUGH_BLOCKS << attempt)))
-			continue;
-		if (reclaims == MAX_ATTEMPTS ||
-			flr_store_reclaim(now, ENOUGH_BLOCKS << reclaims,
-							  reclaims == 0) == 0)
+		if (mapped && !flr_store_find_memory(&shortage, now))
 			return false;
-		reclaims++;
 	}
 }
 
@@ -517,13 +507,13 @@ flr_keep_read(Oid relation)
 	FlrKept		wanted = RecoveryInProgress() ? FLR_KEPT_READ_IN_RECOVERY :
 	FLR_KEPT_READ;
 	FlrHome    *home;
+	FlrShortage shortage = {0};
 	LOCKTAG		tag;
 
 	if (!OidIsValid(relation))
 		return;
 	home = flr_home_find(relation);
-	if (home == NULL &&
-		(flr_store_grow(1) || flr_store_reclaim(flr_clock(), 1, true) > 0))
+	if (home == NULL && flr_store_find_memory(&shortage, flr_clock()))
 		home = flr_home_find(relation);
 	if (home == NULL)
 		return;					/* the store is full to the last block */

@@ -292,6 +292,13 @@ typedef struct FlrStore
 	FlrStripePadded stripes[FLR_STRIPES] pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 } FlrStore;
 
+/* How often a request has lacked memory; begins with zeros. */
+typedef struct FlrShortage
+{
+	int			attempts;
+	int			reclaims;
+} FlrShortage;
+
 /* This backend's view of the store. */
 typedef struct FlrLocal
 {
@@ -745,7 +752,7 @@ extern void flr_entries_visit(FlrStripe *stripe,
 							  void (*visit) (FlrEntry *entry, void *arg),
 							  void *arg);
 extern int64 flr_store_sweep(int64 now);
-extern int64 flr_store_reclaim(int64 now, uint32 wanted, bool first_time);
+extern bool flr_store_find_memory(FlrShortage *shortage, int64 now);
 extern void flr_entry_set_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_lower_expiry(FlrEntry *entry, int64 expiry);
 extern void flr_entry_key(const FlrEntry *entry, char *text);
