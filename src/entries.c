@@ -115,6 +115,44 @@ find_by_tag(const FlrPage *page, uint8 tag, const FlrEntryId *id)
 	}
 }
 
+/* The list of the pages of an extent of a locked stripe that is listed. */
+static inline FlrPageList *
+page_list(const FlrStripe *stripe, uint32 extent)
+{
+	return (FlrPageList *) flr_block(flr_arena, stripe->extents[extent]);
+}
+
+/* The page of this number of a locked stripe; 0 when it is not there. */
+static inline FlrBlockId
+page_block(const FlrStripe *stripe, uint32 number)
+{
+	uint32		extent = number / FLR_EXTENT_PAGES;
+
+	if (stripe->extents[extent] == 0)
+		return 0;
+	if (flr_extent_is_listed(stripe, extent))
+		return page_list(stripe, extent)->pages[number % FLR_EXTENT_PAGES];
+	return stripe->extents[extent] + number % FLR_EXTENT_PAGES * FLR_FRAME_BLOCKS;
+}
+
+/* The same for one that is there. */
+static inline FlrPage *
+page_at(const FlrStripe *stripe, uint32 number)
+{
+	return flr_page(page_block(stripe, number));
+}
+
+/* Has this page of a locked stripe no places? */
+static inline bool
+is_bare(const FlrStripe *stripe, uint32 number)
+{
+	uint32		extent = number / FLR_EXTENT_PAGES;
+
+	return unlikely(stripe->nbare > 0) &&
+		flr_extent_is_listed(stripe, extent) &&
+		(page_list(stripe, extent)->bare >> (number % FLR_EXTENT_PAGES) & 1) != 0;
+}
+
 /* Find an entry of a locked stripe; NULL when there is none. */
 FlrEntry *
 flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
@@ -126,8 +164,8 @@ flr_entry_find(FlrStripe *stripe, const FlrEntryId *id)
 	if (stripe->npages == 0)
 		return NULL;
 	number = flr_page_of(stripe, hash);
-	page = flr_page(stripe->pages[number]);
-	if (!flr_page_is_bare(stripe, number))
+	page = page_at(stripe, number);
+	if (!is_bare(stripe, number))
 		for (uint32 try = 0; try < FLR_PAGE_TRIES; try++)
 		{
 			FlrEntry   *entry = flr_place(page, flr_place_of(hash, try));
@@ -154,20 +192,20 @@ take_bare_page(void)
 	return block;
 }
 
-/* The same for one with places. */
+/* The same for so many with places, one after the other. */
 static FlrBlockId
-take_page(void)
+take_pages(uint32 n)
 {
-	FlrBlockId	block = flr_store_take_frame();
+	FlrBlockId	first = flr_store_take_frames(n);
 
-	if (block != 0)
+	for (uint32 i = 0; first != 0 && i < n; i++)
 	{
-		FlrPage    *page = flr_page(block);
+		FlrPage    *page = flr_page(first + i * FLR_FRAME_BLOCKS);
 
 		memset(page, 0, FLR_FRAME_BLOCKS * FLR_BLOCK_SIZE);
 		page->tags[FLR_PAGE_PLACES] = FLR_TAG_LENT;
 	}
-	return block;
+	return first;
 }
 
 /* Count vacant places of a locked stripe. */
@@ -369,29 +407,38 @@ take_block(void)
 	return flr_arena->take(flr_arena);
 }
 
+/* How many places of a page are vacant? */
+static uint32
+count_vacant_places(const FlrPage *page)
+{
+	uint32		vacant = 0;
+
+	for (uint32 place = 0; place < FLR_PAGE_PLACES; place++)
+		vacant += page->tags[place] == FLR_TAG_VACANT;
+	return vacant;
+}
+
 /*
  * Move what belongs to a page number of a locked stripe from a bucket into another
- * page, which is empty: into its places, if it has any, the others spilled.
+ * page, in which there is nothing: into its vacant places, the others spilled.
  * False, and nothing has happened, if there is no memory, or too much to do at
  * once.
  */
 static bool
-move_entries(FlrStripe *stripe, FlrBlockId from, FlrBlockId to,
-			 uint32 number, bool to_places)
+move_entries(FlrStripe *stripe, FlrBlockId from, FlrBlockId to, uint32 number)
 {
 	FlrPage    *page = flr_page(from);
 	FlrPage    *target = flr_page(to);
 	FlrBlockId	blocks;			/* for those in places that find no other */
+	uint32		vacant = count_vacant_places(target);
 	uint32		in_places;
 	uint32		spilled;
 	uint32		will_spill;
 
 	count_moved(stripe, page, number, &in_places, &spilled);
-	will_spill = in_places + spilled;
-	if (to_places)
-		will_spill = Max(will_spill, FLR_PAGE_PLACES) - FLR_PAGE_PLACES;
+	will_spill = Max(in_places + spilled, vacant) - vacant;
 	if (in_places + spilled > MAX_MOVED ||
-		!take_list(to_places ? 0 : in_places, take_block, &blocks))
+		!take_list(Max(in_places, vacant) - vacant, take_block, &blocks))
 		return false;
 	if (!take_list(will_spill == 0 ? 0 : (will_spill - 1) / FLR_PAGE_SPILL,
 				   take_bare_page, &target->more))
@@ -415,9 +462,8 @@ move_entries(FlrStripe *stripe, FlrBlockId from, FlrBlockId to,
 			hash = flr_entry_hash(&entry->id);
 			if (flr_page_of(stripe, hash) != number)
 				continue;
-			if (to_places)
-				moved = take_place(stripe, target, hash);
-			else
+			moved = take_place(stripe, target, hash);
+			if (moved == NULL)
 			{
 				FlrBlockId	block = blocks;
 				bool		done PG_USED_FOR_ASSERTS_ONLY;
@@ -465,46 +511,86 @@ move_entries(FlrStripe *stripe, FlrBlockId from, FlrBlockId to,
 	return true;
 }
 
-/*
- * Take a page for a locked stripe, *bare one without places.  0 when there is
- * none, or when whoever wants it had better wait until the store has grown.
- */
-static FlrBlockId
-take_page_or_wait(bool *bare)
+/* Note whether a page of a listed extent of a stripe has places. */
+static void
+set_bare(FlrStripe *stripe, FlrPageList *list, uint32 place, bool bare)
 {
-	FlrBlockId	block = take_page();
+	uint32		bit = 1U << place;
 
-	*bare = false;
+	stripe->nbare += (int) bare - ((list->bare & bit) != 0);
+	if (bare)
+		list->bare |= bit;
+	else
+		list->bare &= ~bit;
+}
+
+/*
+ * Have a further extent of a locked stripe.  False when there is no memory for
+ * it, or when whoever wants it had better wait until the store has grown.
+ */
+static bool
+have_extent(FlrStripe *stripe, uint32 extent)
+{
+	FlrBlockId	block;
+
+	if (stripe->extents[extent] != 0)
+		return true;
+	block = extent == 0 ? 0 : take_pages(FLR_EXTENT_PAGES);
 	if (block != 0)
-		return block;
-	if (!flr_store->at_limit)
+		count_vacant(stripe, FLR_EXTENT_PAGES * FLR_PAGE_PLACES);
+	else if (extent > 0 && !flr_store->at_limit)
 	{
 		flr_store->wants_frame = true;
-		return 0;
+		return false;
 	}
-	*bare = true;
-	return take_bare_page();
-}
-
-/* Give back a page that has not come into use. */
-static void
-give_page(FlrBlockId block, bool bare)
-{
-	for (uint32 i = 0; i < (bare ? 1 : FLR_FRAME_BLOCKS); i++)
-		flr_arena->give(flr_arena, block + i);
-}
-
-/* Note whether a page of a stripe has places. */
-static void
-set_bare(FlrStripe *stripe, uint32 number, bool bare)
-{
-	uint64		bit = UINT64CONST(1) << (number % 64);
-
-	stripe->nbare += (int) bare - ((stripe->bare[number / 64] & bit) != 0);
-	if (bare)
-		stripe->bare[number / 64] |= bit;
 	else
-		stripe->bare[number / 64] &= ~bit;
+	{
+		block = flr_arena->take(flr_arena);
+		if (block == 0)
+			return false;
+		memset(flr_block(flr_arena, block), 0, sizeof(FlrPageList));
+		stripe->nlisted += extent > 0;
+		stripe->listed[extent / 64] |= UINT64CONST(1) << (extent % 64);
+	}
+	stripe->extents[extent] = block;
+	return true;
+}
+
+/*
+ * Have a page of this number of a locked stripe, the next one in line: one
+ * without places where there is no frame for it.  False as above.
+ */
+static bool
+have_page(FlrStripe *stripe, uint32 number)
+{
+	uint32		place = number % FLR_EXTENT_PAGES;
+	FlrPageList *list;
+	FlrBlockId	block;
+
+	if (!have_extent(stripe, number / FLR_EXTENT_PAGES))
+		return false;
+	if (page_block(stripe, number) != 0)
+		return true;
+	list = page_list(stripe, number / FLR_EXTENT_PAGES);
+
+	/* few keys, few bytes */
+	block = number == 0 ? 0 : take_pages(1);
+	if (block != 0)
+		count_vacant(stripe, FLR_PAGE_PLACES);
+	else if (number > 0 && !flr_store->at_limit)
+	{
+		flr_store->wants_frame = true;
+		return false;
+	}
+	else
+	{
+		block = take_bare_page();
+		if (block == 0)
+			return false;
+		set_bare(stripe, list, place, true);
+	}
+	list->pages[place] = block;
+	return true;
 }
 
 /* Give one of the pages of a locked stripe that have none places. */
@@ -512,25 +598,28 @@ static void
 replace_bare_page(FlrStripe *stripe)
 {
 	uint32		number = 0;
+	FlrPageList *list;
 	FlrBlockId	old;
-	FlrBlockId	fresh = take_page();
+	FlrBlockId	fresh = take_pages(1);
 
 	if (fresh == 0)
 		return;
-	while (!flr_page_is_bare(stripe, number))
+	while (!is_bare(stripe, number))
 		number++;
-	old = stripe->pages[number];
+	old = page_block(stripe, number);
 	touch_bucket(flr_page(old));
 	count_vacant(stripe, FLR_PAGE_PLACES);
-	if (!move_entries(stripe, old, fresh, number, true))
+	if (!move_entries(stripe, old, fresh, number))
 	{
 		count_vacant(stripe, -FLR_PAGE_PLACES);
-		give_page(fresh, false);
+		for (uint32 i = 0; i < FLR_FRAME_BLOCKS; i++)
+			flr_arena->give(flr_arena, fresh + i);
 		stripe->next_split = stripe->nentries + SPLIT_LATER;
 		return;
 	}
-	stripe->pages[number] = fresh;
-	set_bare(stripe, number, false);
+	list = page_list(stripe, number / FLR_EXTENT_PAGES);
+	list->pages[number % FLR_EXTENT_PAGES] = fresh;
+	set_bare(stripe, list, number % FLR_EXTENT_PAGES, false);
 	lose_hand(stripe);
 	give_list(old);				/* the first word is the next page */
 }
@@ -546,32 +635,21 @@ add_page(FlrStripe *stripe)
 	uint32		number = stripe->npages;
 	uint32		old_mask = stripe->mask;
 	uint32		mask = number > old_mask ? old_mask * 2 + 1 : old_mask;
-	FlrBlockId	from = stripe->pages[number & (mask >> 1)];
-	FlrBlockId	fresh;
-	bool		bare;
+	FlrBlockId	from = page_block(stripe, number & (mask >> 1));
 
-	if (number >= FLR_STRIPE_PAGES)
-		return;
-	fresh = take_page_or_wait(&bare);
-	if (fresh == 0)
+	if (number >= FLR_STRIPE_PAGES || !have_page(stripe, number))
 		return;
 	touch_bucket(flr_page(from));
-	count_vacant(stripe, bare ? 0 : FLR_PAGE_PLACES);
 	stripe->mask = mask;
 	stripe->npages = number + 1;
-	if (!move_entries(stripe, from, fresh, number, !bare))
+	if (!move_entries(stripe, from, page_block(stripe, number), number))
 	{
-		count_vacant(stripe, bare ? 0 : -FLR_PAGE_PLACES);
+		/* the page stays for the next attempt, which is not at once */
 		stripe->mask = old_mask;
 		stripe->npages = number;
-		give_page(fresh, bare);
-
-		/* not at once again: a frame that was given back is none any more */
 		stripe->next_split = stripe->nentries + stripe->nentries / 8 + SPLIT_LATER;
 		return;
 	}
-	set_bare(stripe, number, bare);
-	stripe->pages[number] = fresh;
 	lose_hand(stripe);
 }
 
@@ -586,12 +664,8 @@ flr_stripe_make_room(FlrStripe *stripe)
 {
 	if (stripe->npages == 0)
 	{
-		/* few keys, few bytes */
-		stripe->pages[0] = take_bare_page();
-		if (stripe->pages[0] == 0)
-			return true;
-		set_bare(stripe, 0, true);
-		stripe->npages = 1;
+		if (have_page(stripe, 0))
+			stripe->npages = 1;
 		return true;
 	}
 	if (stripe->nentries < stripe->next_split ||
@@ -653,7 +727,7 @@ void
 flr_entry_drop(FlrStripe *stripe, FlrEntry *entry)
 {
 	uint32		number = flr_page_of(stripe, flr_entry_hash(&entry->id));
-	FlrPage    *page = flr_page(stripe->pages[number]);
+	FlrPage    *page = page_at(stripe, number);
 
 	for (;; page = flr_page(page->more))
 	{
@@ -676,7 +750,7 @@ flr_entries_visit(FlrStripe *stripe,
 {
 	for (uint32 number = 0; number < stripe->npages; number++)
 	{
-		const FlrPage *page = flr_page(stripe->pages[number]);
+		const FlrPage *page = page_at(stripe, number);
 
 		touch_bucket(page);
 		for (;; page = flr_page(page->more))
@@ -706,7 +780,7 @@ flr_entries_remove(FlrStripe *stripe,
 
 	for (uint32 number = 0; number < stripe->npages; number++)
 	{
-		FlrPage    *page = flr_page(stripe->pages[number]);
+		FlrPage    *page = page_at(stripe, number);
 
 		touch_bucket(page);
 		for (;; page = flr_page(page->more))
@@ -764,7 +838,7 @@ sweep_some(FlrStripe *stripe, int64 now)
 		end_round(stripe);
 		return;
 	}
-	page = flr_page(stripe->pages[stripe->hand]);
+	page = page_at(stripe, stripe->hand);
 	while (FIRST_SPILLED + page->nspilled <= stripe->hand_position - before)
 	{
 		before += FIRST_SPILLED + page->nspilled;
@@ -843,7 +917,7 @@ take_entry(FlrStripe *stripe, uint64 hash)
 
 	if (stripe->npages == 0)
 		return NULL;
-	page = flr_page(stripe->pages[flr_page_of(stripe, hash)]);
+	page = page_at(stripe, flr_page_of(stripe, hash));
 	entry = take_place(stripe, page, hash);
 	if (entry != NULL)
 		return entry;
@@ -1037,10 +1111,14 @@ flr_store_sweep(int64 now)
 static void
 lend_places(FlrStripe *stripe, uint32 wanted)
 {
-	for (uint32 number = 0; number < stripe->npages; number++)
+	for (uint32 number = 0; number < FLR_STRIPE_PAGES; number++)
 	{
-		FlrBlockId	block = stripe->pages[number];
+		FlrBlockId	block = page_block(stripe, number);
 		FlrPage    *page = flr_page(block);
+
+		/* those that are not in use yet lend theirs, too */
+		if (block == 0)
+			return;
 
 		for (uint32 place = 0; place < FLR_PAGE_PLACES; place++)
 		{

@@ -26,7 +26,7 @@
 
 /* Raised with every change of what lies in shared memory. */
 #ifndef FLR_LAYOUT_VERSION
-#define FLR_LAYOUT_VERSION	2
+#define FLR_LAYOUT_VERSION	3
 #endif
 
 /*
@@ -476,7 +476,7 @@ flr_store_grow_frames(void)
 {
 	flr_store->wants_frame = false;
 	if (!flr_store->at_limit && flr_store_map())
-		(void) grow(FLR_FRAME_BLOCKS, true);
+		(void) grow(FLR_EXTENT_PAGES * FLR_FRAME_BLOCKS, true);
 }
 
 /* ------------------------------------------------------------------------
@@ -523,20 +523,23 @@ pool_take(FlrArena *arena)
 	return block;
 }
 
-/* Take a frame out of the pool; 0 when there is none that is mapped here. */
+/*
+ * Take so many frames that follow each other out of the pool; 0 when there are
+ * none that are mapped here.
+ */
 FlrBlockId
-flr_store_take_frame(void)
+flr_store_take_frames(uint32 n)
 {
 	FlrStore   *store = flr_store;
 	FlrBlockId	block = 0;
 
 	SpinLockAcquire(&store->pool_lock);
-	if (store->frame < store->frame_end &&
+	if (store->frame_end - store->frame >= n * FLR_FRAME_BLOCKS &&
 		(store->frame >> FLR_SLAB_SHIFT) < flr_local.nslabs)
 	{
 		block = store->frame;
-		store->frame += FLR_FRAME_BLOCKS;
-		store->nfree -= FLR_FRAME_BLOCKS;
+		store->frame += n * FLR_FRAME_BLOCKS;
+		store->nfree -= n * FLR_FRAME_BLOCKS;
 	}
 	SpinLockRelease(&store->pool_lock);
 	return block;

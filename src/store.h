@@ -165,7 +165,28 @@ StaticAssertDecl(sizeof(FlrPage) <= FLR_BLOCK_SIZE, "a page is a block");
 StaticAssertDecl(FLR_PAGE_SPILL % 8 == 0, "tags are compared by eights");
 StaticAssertDecl(FLR_PAGE_PLACES <= FLR_PAGE_TAGS, "each place has a tag");
 
-#define FLR_STRIPE_PAGES	480
+/*
+ * The pages of a stripe by their numbers come in extents of so many.  One of
+ * frames that follow each other is known by the first of them, which keeps short
+ * what has to be read before any page is.  Those that are not in use yet are pages
+ * nobody looks into, whose places are vacant.
+ */
+#define FLR_EXTENT_PAGES	4
+#define FLR_STRIPE_EXTENTS	504
+#define FLR_STRIPE_PAGES	(FLR_STRIPE_EXTENTS * FLR_EXTENT_PAGES)
+
+/*
+ * A listed extent, whose pages lie anywhere: the first one of each stripe, since
+ * few keys are to take few bytes, and those for which no frames that follow each
+ * other were to be had.
+ */
+typedef struct FlrPageList
+{
+	FlrBlockId	pages[FLR_EXTENT_PAGES];	/* 0: it is not there yet */
+	uint32		bare;			/* those without places, as bits */
+} FlrPageList;
+
+StaticAssertDecl(sizeof(FlrPageList) <= FLR_BLOCK_SIZE, "a list is a block");
 
 /*
  * A stripe: a lock and the entries under it, in a hash table that grows one
@@ -180,16 +201,17 @@ typedef struct FlrStripe
 	uint32		nentries;
 	uint32		npages;			/* without those that others refer to */
 	uint32		mask;			/* 2^k - 1, npages <= 2^k < 2 * npages */
+	uint32		nbare;			/* pages without places */
+	uint32		nlisted;		/* extents, without the first one */
+	uint32		nvacant;		/* places */
+	uint32		next_split;		/* so many entries before another page is
+								 * tried, after one that failed */
 	uint32		hand;			/* the page, and the position in its bucket,
 								 * where the search for expired entries goes
 								 * on */
 	uint32		hand_position;
-	uint32		nbare;			/* pages without places */
-	uint32		nvacant;		/* places */
-	uint32		next_split;		/* so many entries before another page is
-								 * tried, after one that failed */
-	uint64		bare[(FLR_STRIPE_PAGES + 63) / 64];
-	FlrBlockId	pages[FLR_STRIPE_PAGES];
+	uint64		listed[(FLR_STRIPE_EXTENTS + 63) / 64];
+	FlrBlockId	extents[FLR_STRIPE_EXTENTS];	/* the first page, or the list */
 } FlrStripe;
 
 /* No multiple of a power of two, or all would share few lines of a cache. */
@@ -499,12 +521,13 @@ flr_page_of(const FlrStripe *stripe, uint64 hash)
 	return page < stripe->npages ? page : page & (stripe->mask >> 1);
 }
 
-/* Has this page no places? */
+/* Do the pages of this extent lie anywhere? */
 static inline bool
-flr_page_is_bare(const FlrStripe *stripe, uint32 number)
+flr_extent_is_listed(const FlrStripe *stripe, uint32 extent)
 {
-	return unlikely(stripe->nbare > 0) &&
-		(stripe->bare[number / 64] >> (number % 64) & 1) != 0;
+	return extent == 0 ||
+		(unlikely(stripe->nlisted > 0) &&
+		 (stripe->listed[extent / 64] >> (extent % 64) & 1) != 0);
 }
 
 /* The place where an entry of this hash is sought in try number 0, 1, ... */
@@ -563,28 +586,6 @@ flr_entry_touch(const FlrEntry *entry)
 	__builtin_prefetch((const char *) entry + sizeof(FlrEntry) / 2);
 }
 
-/*
- * The page of an entry, if it exists; 0 for none that is mapped.  Looks at the
- * stripe without a lock, as do the next four: whatever they read only decides what
- * is prefetched.
- */
-static inline FlrBlockId
-flr_page_foresee(const FlrStripe *stripe, const FlrEntryId *id)
-{
-	FlrBlockId	block;
-
-	if (stripe->npages == 0)
-		return 0;
-
-	/* a volatile read, which is not done twice */
-	block = *(const volatile FlrBlockId *)
-		&stripe->pages[flr_page_of(stripe, flr_entry_hash(id))];
-	if ((block >> FLR_SLAB_SHIFT) >= flr_local.nslabs)
-		return 0;
-	flr_use_slab(block >> FLR_SLAB_SHIFT);
-	return block;
-}
-
 /* Is what seems to be the first of so many blocks mapped, and all of them? */
 static inline bool
 flr_blocks_are_mapped(FlrBlockId block, int n)
@@ -594,6 +595,40 @@ flr_blocks_are_mapped(FlrBlockId block, int n)
 	return slab < flr_local.nslabs &&
 		(char *) flr_block(flr_arena, block) + n * FLR_BLOCK_SIZE <=
 		flr_local.ends[slab];
+}
+
+/*
+ * The page of an entry, if it exists; 0 for none that is mapped.  Looks at the
+ * stripe without a lock, as do the next four: whatever they read only decides what
+ * is prefetched.
+ */
+static inline FlrBlockId
+flr_page_foresee(const FlrStripe *stripe, const FlrEntryId *id)
+{
+	uint32		number;
+	uint32		extent;
+	FlrBlockId	block;
+
+	if (stripe->npages == 0)
+		return 0;
+	number = flr_page_of(stripe, flr_entry_hash(id));
+	extent = number / FLR_EXTENT_PAGES;
+
+	/* volatile reads, which are not done twice */
+	block = *(const volatile FlrBlockId *) &stripe->extents[extent];
+	if (!flr_extent_is_listed(stripe, extent))
+		block += number % FLR_EXTENT_PAGES * FLR_FRAME_BLOCKS;
+	else if (flr_blocks_are_mapped(block, 1))
+	{
+		const FlrPageList *list = flr_block(flr_arena, block);
+
+		block = *(const volatile FlrBlockId *)
+			&list->pages[number % FLR_EXTENT_PAGES];
+	}
+	if (!flr_blocks_are_mapped(block, 1))
+		return 0;
+	flr_use_slab(block >> FLR_SLAB_SHIFT);
+	return block;
 }
 
 /*
@@ -732,7 +767,7 @@ flr_entry_is(const FlrEntry *entry, const FlrEntryId *id)
 		entry->id.limit == id->limit;
 }
 
-extern FlrBlockId flr_store_take_frame(void);
+extern FlrBlockId flr_store_take_frames(uint32 n);
 extern FlrEntry *flr_entry_find(FlrStripe *stripe, const FlrEntryId *id);
 extern bool flr_stripe_make_room(FlrStripe *stripe);
 extern FlrExtra *flr_entry_need_extra(FlrEntry *entry);

@@ -219,7 +219,7 @@ SKIP:
 					is($answer, $these . ' ' . (2500 - $these), "$name: granted or without memory: $answer");
 					$granted += $these;
 					$full += $others;
-				} while ($all && $full <= 1 && $n < (-e "$file.hits" ? 20 : 3));
+				} while ($all && $full <= 1 && $n < (-e "$file.hits" ? 60 : 3));
 				my $calls = $end->();
 				all_or_nothing($other, $prefix, $granted, "$name: a request spends everywhere or nowhere");
 				is($full, 0, "$name: no failure, none without memory") unless %$calls;
