@@ -34,13 +34,22 @@ function redis() {
   return new Redis({ path: process.env.REDIS_SOCKET });
 }
 
+/* One query a request, of this SQL function. */
+function caller(name) {
+  const db = pool();
+  const query = { name, text: `SELECT ${name}('user', $1::text, 'bench')` };
+  return (key) => db.query({ ...query, values: [key] });
+}
+
 /* Each makes a function of a key that spends one request. */
 const PEERS = {
-  /* the SQL function, one query a request */
   async check() {
-    const db = pool();
-    const query = { name: 'check', text: "SELECT fl_rate_check('user', $1::text, 'bench')" };
-    return (key) => db.query({ ...query, values: [key] });
+    return caller('fl_rate_check');
+  },
+
+  /* none: it spends nothing */
+  async empty() {
+    return caller('bench_empty');
   },
 
   /* the package of this repository */
