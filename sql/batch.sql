@@ -42,6 +42,11 @@ FROM (SELECT array_agg(scope) AS scopes, array_agg(repeat('k', length)) AS keys,
          AS b (allowed, reason, remaining, delay, next_valid_at, reset_at, scope, key, api, name, limit_id, max_requests, period, n),
      fl_rate_peek(b.scope, b.key, 'slow', costs[n]) AS p
 ORDER BY n;
+-- Of keys of every length near that of a word or two, each byte is where it was.
+SELECT count(*), count(*) FILTER (WHERE b.key = keys[n]) AS same_key
+FROM (SELECT array_agg('device'::text) AS scopes, array_agg(left('abcdefghijklmnopqrstuvwxyz', length)) AS keys, array_agg('slow'::text) AS apis FROM generate_series(1, 26) AS length) AS a,
+     fl_rate_try_batch(scopes, keys, apis) WITH ORDINALITY
+         AS b (allowed, reason, remaining, delay, next_valid_at, reset_at, scope, key, api, name, limit_id, max_requests, period, n);
 -- A batch answers what its requests one by one would be answered: here of a few keys, with one limit, two or none, granted and refused.
 SET client_min_messages = warning;
 CREATE TEMP TABLE mixed AS SELECT n, CASE n % 5 WHEN 4 THEN 'device' ELSE 'user' END AS scope, 'm' || n * n % 7 AS key, (ARRAY['slow', 'slower', 'quick'])[n % 3 + 1] AS api, (n % 2 + 1)::bigint AS cost FROM generate_series(1, 400) AS n;

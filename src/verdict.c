@@ -293,6 +293,41 @@ put_interval(char *p, const FlrVerdictRow *row, int i)
 	return p + sizeof(Interval);
 }
 
+/*
+ * Copy the bytes of a text.  Names and keys are short, so two words that may overlap
+ * are the usual case: faster than a call of memcpy(), five times a row.
+ */
+static inline void
+copy_bytes(char *to, const char *from, Size size)
+{
+	if (size >= sizeof(uint64) && size <= 2 * sizeof(uint64))
+	{
+		uint64		words[2];
+
+		memcpy(&words[0], from, sizeof(uint64));
+		memcpy(&words[1], from + size - sizeof(uint64), sizeof(uint64));
+		memcpy(to, &words[0], sizeof(uint64));
+		memcpy(to + size - sizeof(uint64), &words[1], sizeof(uint64));
+	}
+	else if (size >= sizeof(uint32) && size < sizeof(uint64))
+	{
+		uint32		words[2];
+
+		memcpy(&words[0], from, sizeof(uint32));
+		memcpy(&words[1], from + size - sizeof(uint32), sizeof(uint32));
+		memcpy(to, &words[0], sizeof(uint32));
+		memcpy(to + size - sizeof(uint32), &words[1], sizeof(uint32));
+	}
+	else if (size > 2 * sizeof(uint64))
+		memcpy(to, from, size);
+	else if (size > 0)
+	{
+		to[0] = from[0];
+		to[size / 2] = from[size / 2];
+		to[size - 1] = from[size - 1];
+	}
+}
+
 /* The same for a text, which gets a short header if that is possible. */
 static inline char *
 put_text(char *p, const FlrVerdictRow *row, int i)
@@ -306,13 +341,13 @@ put_text(char *p, const FlrVerdictRow *row, int i)
 	{
 		size = VARATT_CONVERTED_SHORT_SIZE(text);
 		SET_VARSIZE_SHORT(p, size);
-		memcpy(p + VARHDRSZ_SHORT, VARDATA(text), size - VARHDRSZ_SHORT);
+		copy_bytes(p + VARHDRSZ_SHORT, VARDATA(text), size - VARHDRSZ_SHORT);
 		return p + size;
 	}
 	if (!VARATT_IS_SHORT(text))
 		p = align(p, ALIGNOF_INT);
 	size = VARSIZE_ANY(text);
-	memcpy(p, text, size);
+	copy_bytes(p, (char *) text, size);
 	return p + size;
 }
 
