@@ -264,7 +264,7 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid			function = fcinfo->flinfo->fn_oid;
 	FlrBatch	batch;
-	FlrRows		rows;
+	FlrRows    *rows;
 	char	   *items = palloc(FLR_MAX_TOGETHER * ITEM_SIZE);
 	MemoryContext chunk_context;
 	MemoryContext old;
@@ -272,7 +272,7 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 
 	flr_read_batch(fcinfo, &batch);
 	InitMaterializedSRF(fcinfo, 0);
-	flr_rows_begin(&rows, rsinfo->setResult, rsinfo->setDesc);
+	rows = flr_rows_begin(rsinfo->setResult, rsinfo->setDesc);
 	total = batch.scopes.n;
 
 	/* detoasted elements and the like live as long as their chunk */
@@ -317,11 +317,12 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 							   batch.scopes.elements[first + i],
 							   batch.keys.elements[first + i],
 							   batch.apis.elements[first + i]);
-			flr_rows_put(&rows, &row);
+			flr_rows_put(rows, &row);
 		}
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(chunk_context);
+	pfree(rows);
 	pfree(items);
 	return (Datum) 0;
 }

@@ -421,11 +421,12 @@ static const TupleTableSlotOps row_slot = {
 	.copy_minimal_tuple = make_tuple
 };
 
-/* Prepare for rows to be put into a tuplestore. */
-void
-flr_rows_begin(FlrRows *rows, Tuplestorestate *store, TupleDesc desc)
+/* Prepare for rows to be put into a tuplestore.  What is returned is palloc'd. */
+FlrRows *
+flr_rows_begin(Tuplestorestate *store, TupleDesc desc)
 {
-	memset(rows, 0, sizeof(FlrRows));
+	FlrRows    *rows = palloc0(sizeof(FlrRows));
+
 	NodeSetTag(&rows->slot, T_TupleTableSlot);
 	*(const TupleTableSlotOps * *) &rows->slot.tts_ops = &row_slot;
 	rows->store = store;
@@ -433,6 +434,7 @@ flr_rows_begin(FlrRows *rows, Tuplestorestate *store, TupleDesc desc)
 	rows->usual = desc->natts == FLR_VERDICT_COLUMNS;
 	for (int i = 0; rows->usual && i < desc->natts; i++)
 		rows->usual = TupleDescAttr(desc, i)->atttypid == flr_verdict_types[i];
+	return rows;
 }
 
 /*

@@ -81,8 +81,7 @@ extern Datum flr_row_datum(FunctionCallInfo fcinfo, const FlrVerdictRow *row);
 extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
 							   const FlrRequest *request,
 							   const FlrOutcome *outcome);
-extern void flr_rows_begin(FlrRows *rows, Tuplestorestate *store,
-						   TupleDesc desc);
+extern FlrRows *flr_rows_begin(Tuplestorestate *store, TupleDesc desc);
 extern void flr_rows_put(FlrRows *rows, const FlrVerdictRow *row);
 extern void flr_verdict_of_row(FlrVerdict *verdict, const FlrVerdictRow *row);
 extern void flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict);
