@@ -192,22 +192,6 @@ take_bare_page(void)
 	return block;
 }
 
-/* The same for so many with places, one after the other. */
-static FlrBlockId
-take_pages(uint32 n)
-{
-	FlrBlockId	first = flr_store_take_frames(n);
-
-	for (uint32 i = 0; first != 0 && i < n; i++)
-	{
-		FlrPage    *page = flr_page(first + i * FLR_FRAME_BLOCKS);
-
-		memset(page, 0, FLR_FRAME_BLOCKS * FLR_BLOCK_SIZE);
-		page->tags[FLR_PAGE_PLACES] = FLR_TAG_LENT;
-	}
-	return first;
-}
-
 /* Count vacant places of a locked stripe. */
 static inline void
 count_vacant(FlrStripe *stripe, int32 by)
@@ -220,6 +204,38 @@ count_vacant(FlrStripe *stripe, int32 by)
 	pg_memory_barrier();
 	if (!flr_store->may_lend)
 		flr_store->may_lend = true;
+}
+
+/*
+ * Take so many empty pages with places for a locked stripe, one after the other.  0
+ * when there are none.
+ */
+static FlrBlockId
+take_pages(FlrStripe *stripe, uint32 n)
+{
+	FlrBlockId	first = flr_store_take_frames(n);
+
+	if (first == 0)
+		return 0;
+	for (uint32 i = 0; i < n; i++)
+	{
+		FlrPage    *page = flr_page(first + i * FLR_FRAME_BLOCKS);
+
+		memset(page, 0, FLR_FRAME_BLOCKS * FLR_BLOCK_SIZE);
+		page->tags[FLR_PAGE_PLACES] = FLR_TAG_LENT;
+	}
+	count_vacant(stripe, n * FLR_PAGE_PLACES);
+	return first;
+}
+
+/* Can the store still grow?  Then whoever needs pages had better wait for that. */
+static bool
+want_frames(void)
+{
+	if (flr_store->at_limit)
+		return false;
+	flr_store->wants_frame = true;
+	return true;
 }
 
 /* The place of a locked stripe's page is not an entry's any more. */
@@ -535,16 +551,11 @@ have_extent(FlrStripe *stripe, uint32 extent)
 
 	if (stripe->extents[extent] != 0)
 		return true;
-	block = extent == 0 ? 0 : take_pages(FLR_EXTENT_PAGES);
-	if (block != 0)
-		count_vacant(stripe, FLR_EXTENT_PAGES * FLR_PAGE_PLACES);
-	else if (extent > 0 && !flr_store->at_limit)
+	block = extent == 0 ? 0 : take_pages(stripe, FLR_EXTENT_PAGES);
+	if (block == 0)
 	{
-		flr_store->wants_frame = true;
-		return false;
-	}
-	else
-	{
+		if (extent > 0 && want_frames())
+			return false;
 		block = flr_arena->take(flr_arena);
 		if (block == 0)
 			return false;
@@ -574,16 +585,11 @@ have_page(FlrStripe *stripe, uint32 number)
 	list = page_list(stripe, number / FLR_EXTENT_PAGES);
 
 	/* few keys, few bytes */
-	block = number == 0 ? 0 : take_pages(1);
-	if (block != 0)
-		count_vacant(stripe, FLR_PAGE_PLACES);
-	else if (number > 0 && !flr_store->at_limit)
+	block = number == 0 ? 0 : take_pages(stripe, 1);
+	if (block == 0)
 	{
-		flr_store->wants_frame = true;
-		return false;
-	}
-	else
-	{
+		if (number > 0 && want_frames())
+			return false;
 		block = take_bare_page();
 		if (block == 0)
 			return false;
@@ -600,7 +606,7 @@ replace_bare_page(FlrStripe *stripe)
 	uint32		number = 0;
 	FlrPageList *list;
 	FlrBlockId	old;
-	FlrBlockId	fresh = take_pages(1);
+	FlrBlockId	fresh = take_pages(stripe, 1);
 
 	if (fresh == 0)
 		return;
@@ -608,7 +614,6 @@ replace_bare_page(FlrStripe *stripe)
 		number++;
 	old = page_block(stripe, number);
 	touch_bucket(flr_page(old));
-	count_vacant(stripe, FLR_PAGE_PLACES);
 	if (!move_entries(stripe, old, fresh, number))
 	{
 		count_vacant(stripe, -FLR_PAGE_PLACES);
@@ -677,8 +682,8 @@ flr_stripe_make_room(FlrStripe *stripe)
 			return true;
 		if (flr_store->frame < flr_store->frame_end)
 			replace_bare_page(stripe);
-		else if (!flr_store->at_limit)
-			flr_store->wants_frame = true;
+		else
+			(void) want_frames();
 	}
 	if (stripe->nentries >= stripe->npages * PAGE_USUAL)
 		add_page(stripe);
