@@ -20,7 +20,7 @@ SELECT pg_temp.answers(
 	$$SELECT fl_rate_forget(NULL, 'k')$$, $$SELECT fl_rate_forget('user', NULL)$$,
 	$$SELECT fl_rate_age(NULL, 'k', 'ai', '1 s')$$, $$SELECT fl_rate_age('user', NULL, 'ai', '1 s')$$, $$SELECT fl_rate_age('user', 'k', NULL, '1 s')$$, $$SELECT fl_rate_age('user', 'k', 'ai', NULL)$$,
 	$$SELECT * FROM fl_rate_explain(NULL, 'k', 'ai')$$, $$SELECT * FROM fl_rate_explain('user', NULL, 'ai')$$, $$SELECT * FROM fl_rate_explain('user', 'k', NULL)$$,
-	$$SELECT fl_rate_raise(NULL)$$, $$SELECT fl_rate_body(NULL)$$, $$SELECT fl_rate_headers(NULL)$$, $$SELECT fl_rate_json(NULL)$$);
+	$$SELECT fl_rate_raise(NULL)$$, $$SELECT fl_rate_body(NULL)$$, $$SELECT fl_rate_headers(NULL)$$, $$SELECT fl_rate_json(NULL)$$, $$SELECT fl_rate_json(NULL, 'array')$$, $$SELECT fl_rate_json('(t,,,,,,,,,,,,)', NULL)$$);
 SELECT pg_temp.answers(
 	$$SELECT * FROM fl_rate_simulate(NULL, '1 s', '{}')$$, $$SELECT * FROM fl_rate_simulate(1, NULL, '{}')$$, $$SELECT * FROM fl_rate_simulate(1, '1 s', NULL)$$,
 	$$SELECT * FROM fl_rate_simulate(1, '1 s', '{}', algorithm => NULL)$$,

@@ -39,7 +39,7 @@ CREATE TEMP TABLE call (n int GENERATED ALWAYS AS IDENTITY, statement text);
 INSERT INTO call (statement) VALUES ($$SELECT fl_rate_check('user', 'p', 'ai')$$), ($$SELECT fl_rate_check('user', 1, 'ai')$$), ($$SELECT fl_rate_check_all('{user}', '{p}', 'ai')$$),
 	($$SELECT fl_rate_try('user', 'p', 'ai')$$), ($$SELECT fl_rate_try('user', 1, 'ai')$$), ($$SELECT fl_rate_try_all('{user}', '{p}', 'ai')$$), ($$SELECT fl_rate_peek('user', 'p', 'ai')$$), ($$SELECT fl_rate_peek('user', 1, 'ai')$$), ($$SELECT fl_rate_peek_all('{user}', '{p}', 'ai')$$),
 	($$SELECT fl_rate_try_batch('{user}', '{p}', '{ai}')$$), ($$SELECT fl_rate_refund('user', 'p', 'ai')$$), ($$SELECT fl_rate_refund('user', 1, 'ai')$$), ($$SELECT fl_rate_wait('user', 'w', 'ai')$$), ($$SELECT fl_rate_wait('user', 9, 'ai')$$), ($$SELECT fl_rate_reset('user', 'p', 'ai')$$), ($$SELECT fl_rate_reset('user', 1, 'ai')$$),
-	($$SELECT fl_rate_simulate(1, '1 s', '{2021-02-15 17:13:00+00}')$$), ($$SELECT fl_rate_raise('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_body('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_headers('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_json('(t,ok,1,,,,,,,,,,)')$$),
+	($$SELECT fl_rate_simulate(1, '1 s', '{2021-02-15 17:13:00+00}')$$), ($$SELECT fl_rate_raise('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_body('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_headers('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_json('(t,ok,1,,,,,,,,,,)')$$), ($$SELECT fl_rate_json('(t,ok,1,,,,,,,,,,)', 'array')$$),
 	($$SELECT name FROM fl_rate_counters$$), ($$SELECT name FROM fl_rate_stats$$), ($$SELECT keys FROM fl_rate_store$$), ($$SELECT name FROM fl_rate_limit$$), ($$SELECT name FROM fl_rate_explain('user', 'p', 'ai')$$),
 	($$SELECT fl_rate_define('p', 'user', 'ai', 1000, '1 h')$$), ($$UPDATE fl_rate_limit SET comment = 'c' WHERE name = 'p'$$), ($$SELECT fl_rate_undefine('p')$$), ($$DELETE FROM fl_rate_limit WHERE name = 'p'$$),
 	($$SELECT fl_rate_age('user', 'p', 'ai', '1 s')$$), ($$SELECT fl_rate_stats_reset()$$), ($$SELECT fl_rate_forget('user', 'p')$$), ($$SELECT fl_rate_reset_all()$$), ($$SELECT secret FROM fl_rate_secret$$);
@@ -55,15 +55,15 @@ $$;
 SET ROLE regress_fl_public;
 SELECT 'public', statement FROM call WHERE pg_temp.may(statement) ORDER BY n;
 SET ROLE regress_fl_caller;
-SELECT 'caller', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 21 ORDER BY n;
+SELECT 'caller', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 22 ORDER BY n;
 SET ROLE regress_fl_waiter;
-SELECT 'waiter', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 21 ORDER BY n;
+SELECT 'waiter', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 22 ORDER BY n;
 SET ROLE regress_fl_login;
-SELECT 'login', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 21 ORDER BY n;
+SELECT 'login', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 22 ORDER BY n;
 SET ROLE regress_fl_operator;
-SELECT 'operator', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 21 ORDER BY n;
+SELECT 'operator', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 22 ORDER BY n;
 SET ROLE regress_fl_admin;
-SELECT 'admin', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 21 ORDER BY n;
+SELECT 'admin', statement FROM call WHERE pg_temp.may(statement) AND n NOT BETWEEN 17 AND 22 ORDER BY n;
 RESET ROLE;
 -- An administrator's row says who wrote it, and a caller is limited by it without a right on the table.
 SET SESSION AUTHORIZATION regress_fl_admin;

@@ -49,6 +49,18 @@ SELECT j -> 'allowed', j -> 'reason', j -> 'nextValidAt', j -> 'retryAfterMs' FR
 SELECT fl_rate_json(pg_temp.verdict(true, 'ok', 199, now(), key => E'k"e\\y\n✓')) ->> 'key';
 SELECT jsonb_object_agg(e.key, jsonb_typeof(e.value)) FROM fl_rate_try('user', 'j', 'ai') AS v, jsonb_each(fl_rate_json(v)) AS e;
 
+-- The same as text, and as an array for client libraries: microseconds, dates since 1970, the time when it is not next_valid_at.
+SELECT fl_rate_json(v, 'object')::jsonb = fl_rate_json(v) FROM (VALUES (pg_temp.verdict(true, 'ok', 199, '2021-02-15 17:13:22.362001+00', '2021-02-15 17:13:32.362001+00')), (pg_temp.verdict(false, 'blocked'))) AS t (v);
+SELECT fl_rate_json(pg_temp.verdict(true, 'ok', 199, '2021-02-15 17:13:22.362001+00', '2021-02-15 17:13:32.362001+00'), 'array');
+SELECT fl_rate_json(pg_temp.verdict(true, 'delayed', 9223372036854775807, '1970-01-01 00:00:00+00', '1969-12-31 23:59:59.999999+00', 9223372036854775807, '1 month', delay => '1.2340001 s'), 'array');
+SELECT fl_rate_json(pg_temp.verdict(true, 'no_limit', NULL, delay => NULL, max_requests => NULL, period => NULL, name => NULL, limit_id => NULL), 'array');
+SELECT j -> 0, j -> 1, (j ->> 4)::bigint - 1000000 * extract(epoch FROM now())::numeric, j -> 5, (j ->> 10)::numeric BETWEEN 1000000 * extract(epoch FROM now()) AND 1000000 * extract(epoch FROM clock_timestamp()), json_array_length(j)
+FROM fl_rate_json(pg_temp.verdict(false, 'refused', 0, now() + interval '3.5 s'), 'array') AS j;
+-- A date that 64 bits cannot say so, or an infinite one, is null; texts are escaped.
+SELECT fl_rate_json(pg_temp.verdict(true, E'r"e\\\n✓', 0, n, r), 'array') FROM (VALUES (timestamptz '294276-12-31 23:59:59+00', timestamptz '294247-01-10 04:00:54.775808+00'), ('infinity', '-infinity'), ('294247-01-10 04:00:54.775807+00', '4714-11-24 00:00:00+00 BC')) AS t (n, r);
+SELECT pg_temp.answer(format('SELECT fl_rate_json(%L::fl_rate_verdict, %L)', pg_temp.verdict(true, 'ok', name => n), f)) FROM (VALUES ('n', 'list'), ('n', ''), ('n', NULL), (E'n\n', 'array'), ('n"', 'object')) AS t (n, f);
+SELECT pg_temp.answer($$SELECT fl_rate_json(ROW(NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict, 'array')$$), pg_temp.answer($$SELECT fl_rate_json(ROW(true,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::fl_rate_verdict, 'array')$$), pg_temp.answer($$SELECT fl_rate_json(NULL, 'array')$$);
+
 -- fl_rate_raise raises a refusal, and answers what remains of anything else.
 SELECT pg_temp.answer(format('SELECT fl_rate_raise(%L::fl_rate_verdict)', pg_temp.verdict(a, r, n)))
 FROM (VALUES (true, 'ok', 5), (true, 'delayed', 0), (true, 'no_limit', NULL), (true, 'unlimited', NULL), (true, 'off', NULL), (false, 'refused', 3), (false, 'too_large', 3), (false, 'blocked', 0), (false, 'store_full', NULL)) AS t (a, r, n);

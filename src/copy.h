@@ -82,14 +82,6 @@ typedef struct KeyMemo
 
 extern KeyMemo flr_key_memo;
 
-/* Does a C string equal an argument? */
-static inline bool
-flr_text_equals(const char *string, FlrText text)
-{
-	return strncmp(string, text.data, text.size) == 0 &&
-		string[text.size] == '\0';
-}
-
 /* The hash of a scope's key. */
 static inline FlrHash
 flr_subject_of(const Scope *scope, const FlrText *key)

@@ -498,6 +498,12 @@ LANGUAGE c VOLATILE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'fl_rate_json';
 COMMENT ON FUNCTION @extschema@.fl_rate_json(@extschema@.fl_rate_verdict) IS 'the verdict for JavaScript: numbers, milliseconds rounded up, dates in ISO 8601';
 
+CREATE FUNCTION @extschema@.fl_rate_json(verdict @extschema@.fl_rate_verdict, form text)
+RETURNS json
+LANGUAGE c VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'fl_rate_json_as';
+COMMENT ON FUNCTION @extschema@.fl_rate_json(@extschema@.fl_rate_verdict, text) IS 'the same as text; or with form ''array'', for client libraries: allowed, reason, remaining, delay, next_valid_at, reset_at, name, limit_id, max_requests, period, now (when refused); times in whole microseconds, dates since 1970';
+
 CREATE FUNCTION @extschema@.fl_rate_trigger() RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME';

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "refusal.h"
+#include "request.h"
 
 /* The largest integer of a structured header field: 15 digits. */
 #define HEADER_MAX	INT64CONST(999999999999999)
@@ -27,13 +28,23 @@ static emit_log_hook_type previous_emit_log_hook = NULL;
 
 /* Read an argument of type fl_rate_verdict; NULL is an error. */
 static void
-read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
+read_row(FunctionCallInfo fcinfo, FlrVerdictRow *row)
 {
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("verdict must not be null")));
-	flr_verdict_read(PG_GETARG_HEAPTUPLEHEADER(0), verdict);
+	flr_row_read(PG_GETARG_HEAPTUPLEHEADER(0), row);
+}
+
+/* The same, ready for use. */
+static void
+read_verdict(FunctionCallInfo fcinfo, FlrVerdict *verdict)
+{
+	FlrVerdictRow row;
+
+	read_row(fcinfo, &row);
+	flr_verdict_of_row(verdict, &row);
 }
 
 /* ------------------------------------------------------------------------
@@ -211,15 +222,59 @@ fl_rate_headers(PG_FUNCTION_ARGS)
 	return jsonb_of(headers_of(&verdict));
 }
 
+/* Append an integer, or null. */
+static void
+append_integer(StringInfo json, bool has, int64 number)
+{
+	if (!has)
+	{
+		appendStringInfoString(json, "null");
+		return;
+	}
+	enlargeStringInfo(json, MAXINT8LEN + 1);
+	json->len += pg_lltoa(number, json->data + json->len);
+}
+
 /* Append "name": number-or-null to an open JSON object. */
 static void
 append_number(StringInfo json, const char *name, bool has, int64 number)
 {
 	appendStringInfo(json, ", \"%s\": ", name);
-	if (has)
-		appendStringInfo(json, INT64_FORMAT, number);
-	else
-		appendStringInfoString(json, "null");
+	append_integer(json, has, number);
+}
+
+/* Append a verdict with JavaScript's types and names. */
+static void
+append_object(StringInfo json, const FlrVerdict *verdict)
+{
+	appendStringInfo(json, "{\"allowed\": %s, \"reason\": ",
+					 verdict->allowed ? "true" : "false");
+	append_string(json, verdict->reason);
+	append_number(json, "remaining", verdict->has_remaining,
+				  verdict->remaining);
+	append_number(json, "delayMs", true, round_up(verdict->delay, 1000));
+	append_number(json, "retryAfterMs",
+				  verdict->allowed || verdict->has_next,
+				  verdict->allowed ? 0 :
+				  round_up(time_left(verdict->next_valid_at), 1000));
+	appendStringInfoString(json, ", \"nextValidAt\": ");
+	append_date(json, verdict->has_next, verdict->next_valid_at);
+	appendStringInfoString(json, ", \"resetAt\": ");
+	append_date(json, verdict->has_reset, verdict->reset_at);
+	appendStringInfoString(json, ", \"scope\": ");
+	append_string(json, verdict->scope);
+	appendStringInfoString(json, ", \"key\": ");
+	append_string(json, verdict->key);
+	appendStringInfoString(json, ", \"api\": ");
+	append_string(json, verdict->api);
+	appendStringInfoString(json, ", \"name\": ");
+	append_string(json, verdict->name);
+	append_number(json, "limitId", verdict->name != NULL, verdict->limit_id);
+	append_number(json, "maxRequests", verdict->has_max,
+				  verdict->max_requests);
+	append_number(json, "periodMs", verdict->has_period,
+				  round_up(flr_interval_usecs(&verdict->period), 1000));
+	appendStringInfoChar(json, '}');
 }
 
 PG_FUNCTION_INFO_V1(fl_rate_json);
@@ -233,35 +288,119 @@ fl_rate_json(PG_FUNCTION_ARGS)
 
 	read_verdict(fcinfo, &verdict);
 	initStringInfo(&json);
-	appendStringInfo(&json, "{\"allowed\": %s, \"reason\": ",
-					 verdict.allowed ? "true" : "false");
-	append_string(&json, verdict.reason);
-	append_number(&json, "remaining", verdict.has_remaining,
-				  verdict.remaining);
-	append_number(&json, "delayMs", true, round_up(verdict.delay, 1000));
-	append_number(&json, "retryAfterMs",
-				  verdict.allowed || verdict.has_next,
-				  verdict.allowed ? 0 :
-				  round_up(time_left(verdict.next_valid_at), 1000));
-	appendStringInfoString(&json, ", \"nextValidAt\": ");
-	append_date(&json, verdict.has_next, verdict.next_valid_at);
-	appendStringInfoString(&json, ", \"resetAt\": ");
-	append_date(&json, verdict.has_reset, verdict.reset_at);
-	appendStringInfoString(&json, ", \"scope\": ");
-	append_string(&json, verdict.scope);
-	appendStringInfoString(&json, ", \"key\": ");
-	append_string(&json, verdict.key);
-	appendStringInfoString(&json, ", \"api\": ");
-	append_string(&json, verdict.api);
-	appendStringInfoString(&json, ", \"name\": ");
-	append_string(&json, verdict.name);
-	append_number(&json, "limitId", verdict.name != NULL, verdict.limit_id);
-	append_number(&json, "maxRequests", verdict.has_max,
-				  verdict.max_requests);
-	append_number(&json, "periodMs", verdict.has_period,
-				  round_up(flr_interval_usecs(&verdict.period), 1000));
-	appendStringInfoChar(&json, '}');
+	append_object(&json, &verdict);
 	return jsonb_of(json.data);
+}
+
+/* Append a column that is a text, or null, to an open JSON array. */
+static void
+append_text(StringInfo json, const FlrVerdictRow *row, int column)
+{
+	append_string(json, row->nulls[column] ? NULL :
+				  TextDatumGetCString(row->values[column]));
+	appendStringInfoChar(json, ',');
+}
+
+/* The same for one that is a bigint. */
+static void
+append_bigint(StringInfo json, const FlrVerdictRow *row, int column)
+{
+	append_integer(json, !row->nulls[column],
+				   DatumGetInt64(row->values[column]));
+	appendStringInfoChar(json, ',');
+}
+
+/* The same for an interval, in microseconds. */
+static void
+append_interval(StringInfo json, const FlrVerdictRow *row, int column)
+{
+	append_integer(json, !row->nulls[column], row->nulls[column] ? 0 :
+				   flr_interval_usecs(DatumGetIntervalP(row->values[column])));
+	appendStringInfoChar(json, ',');
+}
+
+/*
+ * Append the microseconds of a date since 1970, or null.  A date that 64 bits
+ * cannot say that way, of a verdict made by hand, is null as well.
+ */
+static void
+append_epoch(StringInfo json, bool has_date, TimestampTz date)
+{
+	const int64 ahead = USECS_PER_DAY *
+	(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE);
+
+	has_date = has_date && !TIMESTAMP_NOT_FINITE(date) &&
+		date <= PG_INT64_MAX - ahead;
+	append_integer(json, has_date, has_date ? date + ahead : 0);
+}
+
+/* The same for a column. */
+static void
+append_timestamp(StringInfo json, const FlrVerdictRow *row, int column)
+{
+	append_epoch(json, !row->nulls[column],
+				 DatumGetTimestampTz(row->values[column]));
+	appendStringInfoChar(json, ',');
+}
+
+/*
+ * Append a verdict as an array: its columns in their order, but for what the
+ * caller has said himself, and the time, which is next_valid_at's when allowed.
+ */
+static void
+append_array(StringInfo json, const FlrVerdictRow *row)
+{
+	bool		allowed = DatumGetBool(row->values[0]);
+
+	appendStringInfoString(json, allowed ? "[true," : "[false,");
+	append_text(json, row, 1);
+	append_bigint(json, row, 2);
+	append_interval(json, row, 3);
+	append_timestamp(json, row, 4);
+	append_timestamp(json, row, 5);
+	if (!row->nulls[9])
+		flr_check_name(flr_text_of(row->values[9]), "name of a verdict");
+	append_text(json, row, 9);
+	append_integer(json, !row->nulls[10], DatumGetInt32(row->values[10]));
+	appendStringInfoChar(json, ',');
+	append_bigint(json, row, 11);
+	append_interval(json, row, 12);
+	append_epoch(json, !allowed, allowed ? 0 : GetCurrentTimestamp());
+	appendStringInfoChar(json, ']');
+}
+
+PG_FUNCTION_INFO_V1(fl_rate_json_as);
+
+/*
+ * fl_rate_json(verdict, form): as text.  form is "object", which has what
+ * fl_rate_json(verdict) answers, or "array", which is shorter and faster.
+ */
+Datum
+fl_rate_json_as(PG_FUNCTION_ARGS)
+{
+	FlrVerdictRow row;
+	FlrVerdict	verdict;
+	FlrText		form;
+	StringInfoData json;
+
+	read_row(fcinfo, &row);
+	form = flr_text_arg(fcinfo, 1, "form");
+	initStringInfo(&json);
+	json.len = VARHDRSZ;
+	if (flr_text_equals("array", form))
+		append_array(&json, &row);
+	else if (flr_text_equals("object", form))
+	{
+		flr_verdict_of_row(&verdict, &row);
+		append_object(&json, &verdict);
+	}
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown form of JSON \"%.*s\"", form.size, form.data),
+				 errhint("The forms are \"object\" and \"array\".")));
+	SET_VARSIZE(json.data, json.len);
+	PG_RETURN_TEXT_P(json.data);
 }
 
 /* ------------------------------------------------------------------------

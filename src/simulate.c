@@ -101,14 +101,11 @@ read_rule(FunctionCallInfo fcinfo, FlrRule *rule, FlrCalendarArg *calendar)
 		invalid("period must be positive");
 	period = PG_GETARG_INTERVAL_P(1);
 
-	if (algorithm.size == 14 &&
-		memcmp(algorithm.data, "sliding_window", 14) == 0)
+	if (flr_text_equals("sliding_window", algorithm))
 		rule->algorithm = FLR_SLIDING_WINDOW;
-	else if (algorithm.size == 12 &&
-			 memcmp(algorithm.data, "token_bucket", 12) == 0)
+	else if (flr_text_equals("token_bucket", algorithm))
 		rule->algorithm = FLR_TOKEN_BUCKET;
-	else if (algorithm.size == 12 &&
-			 memcmp(algorithm.data, "fixed_window", 12) == 0)
+	else if (flr_text_equals("fixed_window", algorithm))
 		rule->algorithm = FLR_FIXED_WINDOW;
 	else
 		ereport(ERROR,

@@ -76,6 +76,14 @@ flr_same_text(const FlrText *a, const FlrText *b)
 	return memcmp(x, y, size) == 0;
 }
 
+/* Does a C string equal an argument? */
+static inline bool
+flr_text_equals(const char *string, FlrText text)
+{
+	return strncmp(string, text.data, text.size) == 0 &&
+		string[text.size] == '\0';
+}
+
 extern bool flr_is_name(FlrText text);
 extern int	flr_clip_key(FlrText key, int limit);
 extern FlrKeySource flr_key_source(const char *argument, const char **name);

@@ -471,6 +471,39 @@ flr_rows_put(FlrRows *rows, const FlrVerdictRow *row)
 							 (bool *) row->nulls);
 }
 
+/* Raise an error if a row does not say whether the request is allowed. */
+static void
+check_allowed(const FlrVerdictRow *row)
+{
+	if (row->nulls[0])
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("column \"allowed\" of a verdict must not be null")));
+}
+
+/*
+ * Read a datum of type fl_rate_verdict, of which anybody may have made one by
+ * hand: without allowed it is none.
+ */
+void
+flr_row_read(HeapTupleHeader header, FlrVerdictRow *row)
+{
+	HeapTupleData tuple;
+	TupleDesc	desc;
+
+	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
+								  HeapTupleHeaderGetTypMod(header));
+	if (desc->natts != FLR_VERDICT_COLUMNS)
+		elog(ERROR, "argument must be of type fl_rate_verdict");
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = header;
+	heap_deform_tuple(&tuple, desc, row->values, row->nulls);
+	ReleaseTupleDesc(desc);
+	check_allowed(row);
+}
+
 /*
  * Read a row.  Anybody may make one by hand.  The limit's name goes into
  * headers and has to be one, and an infinite date is none.
@@ -481,10 +514,7 @@ flr_verdict_of_row(FlrVerdict *verdict, const FlrVerdictRow *row)
 	const Datum *values = row->values;
 	const bool *nulls = row->nulls;
 
-	if (nulls[0])
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("column \"allowed\" of a verdict must not be null")));
+	check_allowed(row);
 	memset(verdict, 0, sizeof(FlrVerdict));
 	verdict->allowed = DatumGetBool(values[0]);
 	verdict->reason = nulls[1] ? (verdict->allowed ? "ok" : "refused") :
@@ -517,25 +547,4 @@ flr_verdict_of_row(FlrVerdict *verdict, const FlrVerdictRow *row)
 	verdict->has_period = !nulls[12];
 	if (!nulls[12])
 		verdict->period = *DatumGetIntervalP(values[12]);
-}
-
-/* Read a datum of type fl_rate_verdict. */
-void
-flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict)
-{
-	HeapTupleData tuple;
-	TupleDesc	desc;
-	FlrVerdictRow row;
-
-	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
-								  HeapTupleHeaderGetTypMod(header));
-	if (desc->natts != FLR_VERDICT_COLUMNS)
-		elog(ERROR, "argument must be of type fl_rate_verdict");
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	heap_deform_tuple(&tuple, desc, row.values, row.nulls);
-	ReleaseTupleDesc(desc);
-	flr_verdict_of_row(verdict, &row);
 }

@@ -84,7 +84,7 @@ extern Datum flr_outcome_datum(FunctionCallInfo fcinfo,
 extern FlrRows *flr_rows_begin(Tuplestorestate *store, TupleDesc desc);
 extern void flr_rows_put(FlrRows *rows, const FlrVerdictRow *row);
 extern void flr_verdict_of_row(FlrVerdict *verdict, const FlrVerdictRow *row);
-extern void flr_verdict_read(HeapTupleHeader header, FlrVerdict *verdict);
+extern void flr_row_read(HeapTupleHeader header, FlrVerdictRow *row);
 
 #pragma GCC visibility pop
 

@@ -23,7 +23,7 @@ CREATE TEMPORARY VIEW member AS
 
 -- The functions of the documented list, and what everybody may do with them
 CREATE FUNCTION pg_temp.is_public(f oid) RETURNS boolean LANGUAGE sql AS $$
-    SELECT f::regproc::text IN ('fl_rate_simulate', 'fl_rate_raise', 'fl_rate_body', 'fl_rate_headers', 'fl_rate_json')
+    SELECT p.proname IN ('fl_rate_simulate', 'fl_rate_raise', 'fl_rate_body', 'fl_rate_headers', 'fl_rate_json') FROM pg_proc AS p WHERE p.oid = f
 $$;
 
 -- A call of a function with nothing but NULLs
@@ -94,8 +94,8 @@ RESET SESSION AUTHORIZATION;
 
 -- A function that everybody may call refuses a NULL, and does nothing else
 SET LOCAL SESSION AUTHORIZATION flr_nobody;
-SELECT is(pg_temp.state_of(pg_temp.call_of(objid)), '22004', 'for everybody, with NULLs: ' || objid::regproc)
-FROM member WHERE classid = 'pg_proc'::regclass AND pg_temp.is_public(objid) ORDER BY objid::regproc::text;
+SELECT is(pg_temp.state_of(pg_temp.call_of(objid)), '22004', 'for everybody, with NULLs: ' || objid::regprocedure)
+FROM member WHERE classid = 'pg_proc'::regclass AND pg_temp.is_public(objid) ORDER BY objid::regprocedure::text;
 -- What is asked of fl_rate_simulate is answered, or refused for what it is.
 SELECT is(pg_temp.state_of('SELECT * FROM fl_rate_simulate(' || arguments || ')'), state, format('fl_rate_simulate(%s): %s', left(arguments, 100), state))
 FROM (VALUES ($$-1, '1 s', '{2020-01-01}'$$, '22023'), ($$0, '1 s', '{2020-01-01}'$$, 'WORKS'), ($$9223372036854775807, '73000 days', '{2020-01-01,2020-01-01}', '{9223372036854775807,9223372036854775807}'$$, 'WORKS'),

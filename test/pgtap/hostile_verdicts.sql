@@ -2,7 +2,7 @@
 -- may call answer with valid JSON and harmless headers, or with a clear error
 
 BEGIN;
-SELECT plan(22);
+SELECT plan(24);
 
 SET LOCAL client_min_messages = warning;
 CREATE ROLE flr_nobody;
@@ -43,11 +43,12 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT, name = CONSTRAINT_NAME;
 END
 $$;
+CREATE FUNCTION pg_temp.array_of(v fl_rate_verdict) RETURNS json LANGUAGE sql AS $$ SELECT fl_rate_json(v, 'array') $$;
 GRANT SELECT ON verdicts TO flr_nobody;
 SET LOCAL SESSION AUTHORIZATION flr_nobody;
 CREATE TEMPORARY TABLE called AS
     SELECT (v.v).allowed, v.v AS verdict, call, style, a.*
-    FROM verdicts AS v, (VALUES ('fl_rate_json', 'plain'), ('fl_rate_body', 'plain'), ('fl_rate_headers', 'plain'), ('fl_rate_raise', 'plain'), ('fl_rate_raise', 'pgrst')) AS c (call, style),
+    FROM verdicts AS v, (VALUES ('fl_rate_json', 'plain'), ('pg_temp.array_of', 'plain'), ('fl_rate_body', 'plain'), ('fl_rate_headers', 'plain'), ('fl_rate_raise', 'plain'), ('fl_rate_raise', 'pgrst')) AS c (call, style),
          pg_temp.answers(v.v, call, style) AS a;
 RESET SESSION AUTHORIZATION;
 
@@ -79,6 +80,14 @@ SELECT is((SELECT answer FROM called WHERE call = 'fl_rate_body' AND NOT allowed
            AND (pg_temp.members(answer) <> '{message,nextValidRequestDate,referenceUrl}' OR answer::jsonb ->> 'nextValidRequestDate' !~ '^(\d{4}|[+-]\d{6})-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$') LIMIT 1), NULL,
           'fl_rate_body has the three documented keys, and a date or null');
 SELECT is((SELECT answer FROM called WHERE call = 'fl_rate_body' AND allowed AND answer IS NOT NULL LIMIT 1), NULL, 'and is NULL when allowed');
+
+SELECT is((SELECT answer FROM called WHERE call = 'pg_temp.array_of' AND state = '00000'
+           AND ARRAY(SELECT CASE json_typeof(e) WHEN 'null' THEN ' ' ELSE left(json_typeof(e), 1) END FROM json_array_elements(answer::json) AS e)::text
+               !~ '^{b,(s|" "),(n|" "),(n|" "),(n|" "),(n|" "),(s|" "),(n|" "),(n|" "),(n|" "),(n|" ")}$' LIMIT 1), NULL,
+          'as an array it always has its 11 elements, each of its type or null');
+SELECT is((SELECT answer FROM called WHERE call = 'pg_temp.array_of' AND state = '00000' AND isfinite((verdict).next_valid_at) AND abs(extract(year FROM (verdict).next_valid_at)) < 9999
+           AND (answer::json ->> 4)::numeric IS DISTINCT FROM extract(epoch FROM (verdict).next_valid_at) * 1000000 LIMIT 1), NULL,
+          'and dates to the microsecond');
 
 -- Headers: strings, integers and parameters of RFC 8941, section 3.3
 CREATE FUNCTION pg_temp.bad_headers(headers jsonb) RETURNS text LANGUAGE sql AS $$

@@ -1,7 +1,7 @@
 -- Rights: nobody can spend, read or reset another's quota without a grant.
 
 BEGIN;
-SELECT plan(73);
+SELECT plan(74);
 
 SET LOCAL client_min_messages = warning;
 CREATE ROLE flr_nobody;
@@ -17,7 +17,7 @@ LANGUAGE sql AS $$
 $$;
 
 -- PUBLIC
-SELECT set_eq($$ SELECT p::regproc::text FROM pg_temp.functions('.') AS p WHERE has_function_privilege('flr_nobody', p, 'EXECUTE') $$,
+SELECT set_eq($$ SELECT DISTINCT p.proname::text FROM pg_temp.functions('.') AS f JOIN pg_proc AS p ON p.oid = f WHERE has_function_privilege('flr_nobody', f, 'EXECUTE') $$,
               ARRAY['fl_rate_simulate', 'fl_rate_raise', 'fl_rate_body', 'fl_rate_headers', 'fl_rate_json'],
               'PUBLIC may run only what touches no counter');
 SELECT is((SELECT count(*) FROM pg_class AS c JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -67,6 +67,7 @@ FROM unnest(ARRAY[
     $$ SELECT * FROM fl_rate_simulate(1, '1 s', ARRAY[now()]) $$,
     $$ SELECT fl_rate_body(ROW(true, 'ok', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::fl_rate_verdict) $$,
     $$ SELECT fl_rate_json(ROW(true, 'ok', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::fl_rate_verdict) $$,
+    $$ SELECT fl_rate_json(ROW(true, 'ok', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::fl_rate_verdict, 'array') $$,
     $$ SELECT fl_rate_headers(ROW(true, 'ok', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::fl_rate_verdict) $$,
     $$ SELECT fl_rate_raise(ROW(true, 'ok', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::fl_rate_verdict) $$,
     $$ INSERT INTO entries VALUES (1) $$,

@@ -17,7 +17,7 @@
 const { createHash } = require('node:crypto');
 const { toRequest, toRequestOfPairs, quoteIdentifier, arrayOfTexts } = require('./arguments.js');
 const { classify, isAboutARequest, RateLimiterUnavailable } = require('./errors.js');
-const { VERDICT, VERDICTS, Verdict } = require('./verdict.js');
+const { Verdict } = require('./verdict.js');
 const { middleware } = require('./middleware.js');
 
 /* Everything is taken as text, whatever parsers the application has set. */
@@ -101,7 +101,13 @@ class RateLimiter {
       String(request.cost),
       request.plan,
     ]);
-    return new Verdict(verdict, request.scope, request.key, request.api, performance.now());
+    return new Verdict(
+      JSON.parse(verdict),
+      request.scope,
+      request.key,
+      request.api,
+      performance.now(),
+    );
   }
 
   /* Give back what was spent and not used; resolves to what remains. */
@@ -165,7 +171,7 @@ class RateLimiter {
         String(request.cost),
         request.plan,
       ]);
-      return new Verdict(verdict, scope, key, request.api, performance.now());
+      return new Verdict(JSON.parse(verdict), scope, key, request.api, performance.now());
     } catch (error) {
       if (failOpen && error instanceof RateLimiterUnavailable) {
         return Verdict.unavailable(request.scopes[0], request.keys[0], request.api);
@@ -208,7 +214,7 @@ class RateLimiter {
     try {
       const [statement, values] = this.#batchQuery(batch);
       const [[text]] = await this.#query(statement, values);
-      verdicts = text.split('\n');
+      verdicts = JSON.parse(text);
       if (verdicts.length !== batch.length) {
         throw new Error(`${batch.length} checks, but ${verdicts.length} verdicts`);
       }
@@ -303,11 +309,14 @@ function statements(schema, prepare) {
   const each = (value) =>
     `pg_catalog.array_fill(${value}::${text}, ARRAY[pg_catalog.cardinality($2::${text}[])])`;
   const alike = `${each('$1')}, $2::${text}[], ${each('$3')}, ${costsAndPlans}`;
+  const verdict = `${schema}.fl_rate_json(v, 'array')`;
+  // several of them as one text: a row has its cost, too
+  const verdicts = `pg_catalog.json_agg(${verdict})`;
   const texts = {
-    tryBatch: `SELECT ${VERDICTS} FROM ${schema}.fl_rate_try_batch(${batch}) AS v`,
-    tryAlike: `SELECT ${VERDICTS} FROM ${schema}.fl_rate_try_batch(${alike}) AS v`,
-    tryAll: `SELECT ${VERDICT}, v.scope, v.key FROM ${schema}.fl_rate_try_all(${pairs}) AS v`,
-    peek: `SELECT ${VERDICT} FROM ${schema}.fl_rate_peek(${request}) AS v`,
+    tryBatch: `SELECT ${verdicts} FROM ${schema}.fl_rate_try_batch(${batch}) AS v`,
+    tryAlike: `SELECT ${verdicts} FROM ${schema}.fl_rate_try_batch(${alike}) AS v`,
+    tryAll: `SELECT ${verdict}, v.scope, v.key FROM ${schema}.fl_rate_try_all(${pairs}) AS v`,
+    peek: `SELECT ${verdict} FROM ${schema}.fl_rate_peek(${request}) AS v`,
     refund: `SELECT ${schema}.fl_rate_refund(${request})`,
     reset: `SELECT ${schema}.fl_rate_reset($1::${text}, $2::${text}, $3::${text})`,
   };

@@ -293,7 +293,8 @@ test('type parsers and time zones of the application change nothing', async () =
 });
 
 test('dates and waits are rounded up to the millisecond, never down', async () => {
-  const rows = [['ten"1"10"3600000001"f"refused"0"0"1700000000000001"1700000001000999"1699999999999000']];
+  const array = [false, 'refused', 0, 0, 1700000000000001, 1700000001000999, 'ten', 1, 10, 3600000001, 1699999999999000];
+  const rows = [[JSON.stringify([array])]];
   const fake = new RateLimiter({ pool: { query: async () => ({ rows }) } });
   const verdict = await fake.check('user', 'a', 'ten');
   assert.equal(verdict.nextValidAt.toISOString(), '2023-11-14T22:13:20.001Z');

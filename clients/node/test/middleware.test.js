@@ -237,7 +237,7 @@ test('database away: 503, or open, for all routes or for one', async () => {
 
 test('no room for another counter counts as away', async () => {
   const full = {
-    query: async () => ({ rows: [['web"1"3"1000000"f"store_full"0"0"-1"-1"1']] }),
+    query: async () => ({ rows: [['[[false,"store_full",0,0,null,null,"web",1,3,1000000,1]]']] }),
   };
   const closed = new RateLimiter({ pool: full });
   assert.equal((await get(await serve(appWith({}, closed)), 'x')).status, 503);
