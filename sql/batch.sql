@@ -47,15 +47,28 @@ SELECT count(*), count(*) FILTER (WHERE b.key = keys[n]) AS same_key
 FROM (SELECT array_agg('device'::text) AS scopes, array_agg(left('abcdefghijklmnopqrstuvwxyz', length)) AS keys, array_agg('slow'::text) AS apis FROM generate_series(1, 26) AS length) AS a,
      fl_rate_try_batch(scopes, keys, apis) WITH ORDINALITY
          AS b (allowed, reason, remaining, delay, next_valid_at, reset_at, scope, key, api, name, limit_id, max_requests, period, n);
--- A batch answers what its requests one by one would be answered: here of a few keys, with one limit, two or none, granted and refused.
+-- A batch answers what its requests one by one would be answered, in every column: here of a few keys, with one limit, two or none, granted, delayed and refused,
+-- in an order in which each is like the one before it but for one thing or two. (Where costs are delayed, 1: requests of a batch share their instant, so larger ones may fit otherwise.)
 SET client_min_messages = warning;
-CREATE TEMP TABLE mixed AS SELECT n, CASE n % 5 WHEN 4 THEN 'device' ELSE 'user' END AS scope, 'm' || n * n % 7 AS key, (ARRAY['slow', 'slower', 'quick'])[n % 3 + 1] AS api, (n % 2 + 1)::bigint AS cost FROM generate_series(1, 400) AS n;
-CREATE TEMP TABLE one_by_one AS SELECT n, t.allowed, t.reason, t.remaining, t.name FROM (SELECT * FROM mixed ORDER BY n OFFSET 0) AS m, fl_rate_try(scope, 'other ' || key, api, cost) AS t;
+INSERT INTO fl_rate_limit (name, scope, api, max_requests, period, on_limit, max_delay) VALUES ('pacea', 'user', 'pacea', 9, '1 h', 'delay', '10 h'), ('paceb', 'user', 'paceb', 9, '1 h', 'delay', '10 h'), ('any', 'tenant', '*', 1000, '1 h', 'refuse', NULL);
+INSERT INTO fl_rate_limit (name, scope, api, plan, max_requests, period) VALUES ('quick', 'user', 'quick', 'a', 10000, '2 h'), ('quick', 'user', 'quick', 'b', 10001, '2 h');
+-- What one of the keys has spent is older, so that its dates are others.
+SELECT fl_rate_check('user', key, 'slow', 5), fl_rate_age('user', key, 'slow', '40 min') FROM unnest('{m1,other m1}'::text[]) AS key;
+CREATE TEMP TABLE mixed AS
+	SELECT n, (ARRAY['user', 'device', 'tenant'])[n % 37 / 14 + 1] AS scope, 'm' || n * n % 7 AS key, (ARRAY['slow', 'slower', 'quick', 'pacea', 'paceb'])[n % 61 / 13 + 1] AS api,
+	       CASE WHEN n % 61 < 39 THEN n % 2 + 1 ELSE 1 END::bigint AS cost, (ARRAY['a', 'b', NULL])[n % 9 / 3 + 1] AS plan
+	FROM generate_series(1, 600) AS n;
+CREATE TEMP TABLE one_by_one AS SELECT n, t.* FROM (SELECT * FROM mixed ORDER BY n OFFSET 0) AS m, fl_rate_try(scope, 'other ' || key, api, cost, plan) AS t;
 RESET client_min_messages;
-SELECT count(*), count(*) FILTER (WHERE (b.allowed, b.reason, b.remaining, b.name) IS NOT DISTINCT FROM (o.allowed, o.reason, o.remaining, o.name)) AS same,
-       count(*) FILTER (WHERE o.reason = 'ok') AS granted, count(*) FILTER (WHERE o.reason = 'refused') AS refused, count(*) FILTER (WHERE o.reason = 'no_limit') AS no_limit
-FROM (SELECT array_agg(scope ORDER BY n) AS scopes, array_agg(key ORDER BY n) AS keys, array_agg(api ORDER BY n) AS apis, array_agg(cost ORDER BY n) AS costs FROM mixed) AS m,
-     fl_rate_try_batch(scopes, keys, apis, costs) WITH ORDINALITY AS b JOIN one_by_one AS o ON o.n = b.ordinality;
+SELECT count(*), count(*) FILTER (WHERE (b.allowed, b.reason, b.remaining, b.scope, 'other ' || b.key, b.api, b.name, b.limit_id, b.max_requests, b.period)
+                                         IS NOT DISTINCT FROM (o.allowed, o.reason, o.remaining, o.scope, o.key, o.api, o.name, o.limit_id, o.max_requests, o.period)) AS same,
+       count(*) FILTER (WHERE coalesce(abs(extract(epoch FROM b.delay - o.delay)) < 600, (b.delay IS NULL) = (o.delay IS NULL))) AS same_delay,
+       count(*) FILTER (WHERE coalesce(abs(extract(epoch FROM b.next_valid_at - o.next_valid_at)) < 600, (b.next_valid_at IS NULL) = (o.next_valid_at IS NULL))) AS same_date,
+       count(*) FILTER (WHERE coalesce(abs(extract(epoch FROM b.reset_at - o.reset_at)) < 600, (b.reset_at IS NULL) = (o.reset_at IS NULL))) AS same_reset,
+       count(*) FILTER (WHERE o.reason = 'ok') AS granted, count(*) FILTER (WHERE o.reason = 'delayed') AS delayed, count(*) FILTER (WHERE o.reason = 'refused') AS refused, count(*) FILTER (WHERE o.reason = 'no_limit') AS no_limit
+FROM (SELECT array_agg(scope ORDER BY n) AS scopes, array_agg(key ORDER BY n) AS keys, array_agg(api ORDER BY n) AS apis, array_agg(cost ORDER BY n) AS costs, array_agg(plan ORDER BY n) AS plans FROM mixed) AS m,
+     fl_rate_try_batch(scopes, keys, apis, costs, plans) WITH ORDINALITY
+         AS b (allowed, reason, remaining, delay, next_valid_at, reset_at, scope, key, api, name, limit_id, max_requests, period, n) JOIN one_by_one AS o USING (n);
 SET fliplet_ratelimit.enabled = off;
 SELECT v.allowed, v.reason, v.remaining, v.name FROM fl_rate_try_batch('{user,user}', '{b1,b2}', '{ai,ai}') AS v;
 

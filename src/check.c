@@ -268,6 +268,7 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 	char	   *items = palloc(FLR_MAX_TOGETHER * ITEM_SIZE);
 	MemoryContext chunk_context;
 	MemoryContext old;
+	Datum		api = (Datum) 0;
 	int			total;
 
 	flr_read_batch(fcinfo, &batch);
@@ -309,14 +310,18 @@ fl_rate_try_batch(PG_FUNCTION_ARGS)
 		}
 		if (flr_enabled)
 			flr_counters_try_together(requests, n, outcomes);
+		rows->last.size = 0;	/* the limits may be others now */
 		for (int i = 0; i < n; i++)
 		{
 			FlrVerdictRow row;
 
+			/* the same datum as the last row's, which may be like this one */
+			if (i == 0 || !flr_same_text(&requests[i]->api,
+										 &requests[i - 1]->api))
+				api = batch.apis.elements[first + i];
 			flr_row_of_outcome(&row, &outcomes[i], wall_offset,
 							   batch.scopes.elements[first + i],
-							   batch.keys.elements[first + i],
-							   batch.apis.elements[first + i]);
+							   batch.keys.elements[first + i], api);
 			flr_rows_put(rows, &row);
 		}
 	}

@@ -404,7 +404,7 @@ flr_counters_try_together(FlrRequest *const *requests, int n,
 		}
 	for (int i = 0; i < n; i++)
 		if (pages[i] != 0)
-			flr_page_prefetch(pages[i]);
+			flr_page_read_ahead(pages[i]);
 	for (int i = 0; i < n; i++)
 		if (pages[i] != 0)
 			likely[i] = flr_entry_foresee(pages[i], &ids[i]);

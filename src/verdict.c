@@ -351,17 +351,25 @@ put_text(char *p, const FlrVerdictRow *row, int i)
 	return p + size;
 }
 
-/* Write the columns of a row, of flr_verdict_types; returns their end. */
+/*
+ * Write the columns of a row, of flr_verdict_types; returns their end.  last gets
+ * to know where in the tuple some of them are.
+ */
 static inline char *
-put_columns(char *p, const FlrVerdictRow *row)
+put_columns(char *tuple, char *p, const FlrVerdictRow *row, FlrLastRow *last)
 {
 	p = put_bool(p, row, 0);
 	p = put_text(p, row, 1);
 	p = put_int64(p, row, 2);
+	last->remaining_at = p - tuple - sizeof(int64);
 	p = put_interval(p, row, 3);
+	last->delay_at = p - tuple - sizeof(Interval);
 	p = put_int64(p, row, 4);
+	last->next_at = p - tuple - sizeof(int64);
 	p = put_int64(p, row, 5);
+	last->reset_at = p - tuple - sizeof(int64);
 	p = put_text(p, row, 6);
+	last->key_at = p - tuple + VARHDRSZ_SHORT;
 	p = put_text(p, row, 7);
 	p = put_text(p, row, 8);
 	p = put_text(p, row, 9);
@@ -385,6 +393,65 @@ put_columns(char *p, const FlrVerdictRow *row)
 /* All columns of a row */
 #define ALL_PRESENT		((1U << FLR_VERDICT_COLUMNS) - 1)
 
+/* No column of a row is null. */
+static inline bool
+is_complete(const FlrVerdictRow *row)
+{
+	static const bool no_nulls[FLR_VERDICT_COLUMNS];
+
+	return memcmp(row->nulls, no_nulls, sizeof(no_nulls)) == 0;
+}
+
+/*
+ * Does a row differ from the last one in its key and in numbers alone?  The period
+ * is in the limit, so that where it is says which limit it is, and thereby scope.
+ */
+static inline bool
+resembles_last(const FlrRows *rows, const FlrVerdictRow *row)
+{
+	const Datum *last = rows->last.row.values;
+	const Datum *values = row->values;
+
+	return rows->last.size > 0 && is_complete(row) &&
+		values[1] == last[1] && values[8] == last[8] &&
+		values[12] == last[12] && text_room(values[7]) > 0 &&
+		VARSIZE_ANY_EXHDR(DatumGetPointer(values[7])) == rows->last.key_size;
+}
+
+/* Remember the tuple of a row, if another one may be made from it. */
+static inline void
+remember(FlrRows *rows, const FlrVerdictRow *row, MinimalTuple tuple)
+{
+	FlrLastRow *last = &rows->last;
+	struct varlena *key = (struct varlena *) DatumGetPointer(row->values[7]);
+
+	last->size = 0;
+	if (rows->present != ALL_PRESENT || tuple->t_len > FLR_LAST_ROW_SIZE ||
+		!(VARATT_IS_SHORT(key) || VARATT_CAN_MAKE_SHORT(key)))
+		return;
+	last->size = tuple->t_len;
+	last->row = *row;
+	last->key_size = VARSIZE_ANY_EXHDR(key);
+	memcpy(last->tuple, tuple, tuple->t_len);
+}
+
+/* A tuple that is the last one but for its key and its numbers. */
+static inline MinimalTuple
+make_similar(const FlrLastRow *last, const FlrVerdictRow *row)
+{
+	char	   *tuple = palloc(last->size);
+	const Datum *values = row->values;
+
+	memcpy(tuple, last->tuple, last->size);
+	*(int64 *) (tuple + last->remaining_at) = DatumGetInt64(values[2]);
+	*(Interval *) (tuple + last->delay_at) = *DatumGetIntervalP(values[3]);
+	*(int64 *) (tuple + last->next_at) = DatumGetInt64(values[4]);
+	*(int64 *) (tuple + last->reset_at) = DatumGetInt64(values[5]);
+	copy_bytes(tuple + last->key_at, VARDATA_ANY(DatumGetPointer(values[7])),
+			   last->key_size);
+	return (MinimalTuple) tuple;
+}
+
 /*
  * Slot callback: the row that is to be put, as a tuple of its own.  Does what
  * heap_form_minimal_tuple() would, which looks up the type of each column
@@ -394,10 +461,13 @@ put_columns(char *p, const FlrVerdictRow *row)
 static MinimalTuple
 make_tuple(FLR_COPY_MINIMAL_TUPLE_ARGS(slot))
 {
-	const FlrRows *rows = (const FlrRows *) slot;
-	MinimalTuple tuple = palloc(rows->room);
+	FlrRows    *rows = (FlrRows *) slot;
+	MinimalTuple tuple;
 	Size		header = MAXALIGN(SizeofMinimalTupleHeader);
 
+	if (rows->room == 0)
+		return make_similar(&rows->last, rows->row);
+	tuple = palloc(rows->room);
 	memset(tuple, 0, ROW_HEADER);
 	tuple->t_infomask = HEAP_HASVARWIDTH;
 	if (rows->present != ALL_PRESENT)
@@ -409,9 +479,10 @@ make_tuple(FLR_COPY_MINIMAL_TUPLE_ARGS(slot))
 	}
 	HeapTupleHeaderSetNatts(tuple, FLR_VERDICT_COLUMNS);
 	tuple->t_hoff = header + MINIMAL_TUPLE_OFFSET;
-	tuple->t_len = put_columns((char *) tuple + header, rows->row) -
-		(char *) tuple;
+	tuple->t_len = put_columns((char *) tuple, (char *) tuple + header,
+							   rows->row, &rows->last) - (char *) tuple;
 	Assert(tuple->t_len <= rows->room);
+	remember(rows, rows->row, tuple);
 	return tuple;
 }
 
@@ -446,12 +517,17 @@ void
 flr_rows_put(FlrRows *rows, const FlrVerdictRow *row)
 {
 	static const uint8 texts[] = {1, 6, 7, 8, 9};
-	static const bool no_nulls[FLR_VERDICT_COLUMNS];
 	bool		simple = rows->usual;
 
 	rows->row = row;
+	if (resembles_last(rows, row))
+	{
+		rows->room = 0;			/* make_tuple() knows how large it is */
+		tuplestore_puttupleslot(rows->store, &rows->slot);
+		return;
+	}
 	rows->present = ALL_PRESENT;
-	if (memcmp(row->nulls, no_nulls, sizeof(no_nulls)) != 0)
+	if (!is_complete(row))
 		for (int i = 0; i < FLR_VERDICT_COLUMNS; i++)
 			if (row->nulls[i])
 				rows->present &= ~(1U << i);

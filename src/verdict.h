@@ -48,12 +48,33 @@ typedef struct FlrVerdict
 /* The columns of fl_rate_verdict. */
 #define FLR_VERDICT_COLUMNS		13
 
+/* The longest tuple that FlrLastRow keeps. */
+#define FLR_LAST_ROW_SIZE		256
+
 /* The same as a row of fl_rate_verdict. */
 typedef struct FlrVerdictRow
 {
 	Datum		values[FLR_VERDICT_COLUMNS];
 	bool		nulls[FLR_VERDICT_COLUMNS];
 } FlrVerdictRow;
+
+/*
+ * The last row that was put, if all of its columns were there: the next one
+ * probably differs from it in its key and in numbers alone.  What values point to is
+ * known by where it is, so the row is to be forgotten (size 0) before that changes.
+ */
+typedef struct FlrLastRow
+{
+	Size		size;			/* of its tuple */
+	FlrVerdictRow row;
+	Size		key_size;		/* without a header, which is a short one */
+	uint16		remaining_at;	/* where columns are in its tuple */
+	uint16		delay_at;
+	uint16		next_at;
+	uint16		reset_at;
+	uint16		key_at;
+	char		tuple[FLR_LAST_ROW_SIZE] pg_attribute_aligned(MAXIMUM_ALIGNOF);
+} FlrLastRow;
 
 /* Rows on their way into a tuplestore. */
 typedef struct FlrRows
@@ -66,6 +87,7 @@ typedef struct FlrRows
 	const FlrVerdictRow *row;	/* the row that is being put */
 	uint32		present;		/* its columns that are not null, as bits */
 	Size		room;			/* enough for its tuple */
+	FlrLastRow	last;
 } FlrRows;
 
 extern const Oid flr_verdict_types[FLR_VERDICT_COLUMNS];
