@@ -35,6 +35,7 @@ PG_FUNCTION_INFO_V1(bench_lines);
 PG_FUNCTION_INFO_V1(bench_turns);
 PG_FUNCTION_INFO_V1(bench_table);
 PG_FUNCTION_INFO_V1(bench_access);
+PG_FUNCTION_INFO_V1(bench_page);
 PG_FUNCTION_INFO_V1(bench_empty_batch);
 PG_FUNCTION_INFO_V1(bench_table_batch);
 PG_FUNCTION_INFO_V1(bench_trigger);
@@ -153,12 +154,27 @@ typedef struct TableEntry
 	char		rest[112];
 } TableEntry;
 
+/* A page of bench_page(): as large as one of memory, and as full as the store's. */
+#define PAGE_SIZE		4096
+#define PAGE_ENTRIES	(PAGE_SIZE / sizeof(TableEntry))
+#define PAGE_KEYS		25
+#define PAGE_TRIES		4
+#define PAGE_LOCKS		256
+
 /* What bench_table() looks into: for each place of a hash, an entry. */
 typedef struct Table
 {
 	uint64		size;			/* entries; there are twice as many places */
 	uint32		places[FLEXIBLE_ARRAY_MEMBER];
 } Table;
+
+/* Where the entries of a table of so many begin. */
+static Size
+entries_at(uint64 size)
+{
+	return TYPEALIGN(PAGE_SIZE, offsetof(Table, places) +
+					 2 * size * sizeof(uint32));
+}
 
 /* Make or find the table, and fill this backend's page tables for it. */
 static Table *
@@ -181,9 +197,8 @@ find_table(uint64 size)
 		handle->made = false;
 	if (!handle->made)
 	{
-		segment = dsm_create(MAXALIGN(offsetof(Table, places) +
-									  2 * size * sizeof(uint32)) +
-							 size * sizeof(TableEntry), 0);
+		segment = dsm_create(entries_at(size) +
+							 (size / PAGE_KEYS + 1) * PAGE_SIZE, 0);
 		table = dsm_segment_address(segment);
 		memset(table, 0, dsm_segment_map_length(segment));
 		table->size = size;
@@ -224,9 +239,7 @@ place_of(Table *table, uint64 hash)
 static TableEntry *
 entry_at(Table *table, const uint32 *place)
 {
-	return (TableEntry *) ((char *) table +
-						   MAXALIGN(offsetof(Table, places) +
-									2 * table->size * sizeof(uint32))) + *place;
+	return (TableEntry *) ((char *) table + entries_at(table->size)) + *place;
 }
 
 /*
@@ -266,6 +279,50 @@ bench_access(PG_FUNCTION_ARGS)
 		table = find_table(PG_GETARG_INT64(3));
 	place = hash_of(PG_GETARG_TEXT_PP(1)) % table->size;
 	PG_RETURN_INT64(++entry_at(table, &place)->n);
+}
+
+/*
+ * The same with all that a check of a key in the store has to do with memory and
+ * other backends, and nothing else: it asks for the beginning of a page, for the four
+ * entries in it that the hash names and their second lines, reads the clock, takes one
+ * of as many locks as the store has, and adds to both lines of one of the four.
+ */
+Datum
+bench_page(PG_FUNCTION_ARGS)
+{
+	static Table *table = NULL;
+	static Line *locks = NULL;
+	uint64		hash;
+	uint32		place;
+	TableEntry *entry;
+	Line	   *lock;
+	struct timespec now;
+	uint64		n;
+
+	if (table == NULL)
+	{
+		table = find_table(PG_GETARG_INT64(3));
+		locks = find_lines("bench_locks", PAGE_LOCKS);
+	}
+	hash = hash_of(PG_GETARG_TEXT_PP(1));
+	place = ((hash >> 32) * (table->size / PAGE_KEYS) >> 32) * PAGE_ENTRIES;
+	entry = entry_at(table, &place);
+	__builtin_prefetch(entry);
+	entry += 1 + (hash & 0xff) * (PAGE_ENTRIES - PAGE_TRIES) / 256;
+	for (int try = 0; try < PAGE_TRIES; try++)
+	{
+		__builtin_prefetch(entry + try);
+		__builtin_prefetch((char *) (entry + try) + sizeof(TableEntry) / 2);
+	}
+	lock = &locks[hash >> 8 & (PAGE_LOCKS - 1)];
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	SpinLockAcquire(&lock->lock);
+	entry += hash >> 16 & (PAGE_TRIES - 1);
+	entry->hash = now.tv_nsec;
+	n = ++entry->n;
+	entry->rest[sizeof(entry->rest) - 1]++;
+	SpinLockRelease(&lock->lock);
+	PG_RETURN_INT64(n);
 }
 
 /*

@@ -24,6 +24,8 @@ CREATE FUNCTION bench_table(scope text, key text, api text, cost bigint DEFAULT 
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_table';
 CREATE FUNCTION bench_access(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_access';
+CREATE FUNCTION bench_page(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_page';
 CREATE FUNCTION bench_empty_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
     RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_empty_batch';
 CREATE FUNCTION bench_table_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
