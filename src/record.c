@@ -330,7 +330,8 @@ extend(FlrCursor *cursor, int64 time, int64 cost)
 
 /*
  * Record cost at time.  It joins the run before it when that run stands at
- * the same time or not earlier than not_before, else it is a run of its own.
+ * the same time or not earlier than not_before, else it is a run of its own, as
+ * it is where a run that is only not earlier cannot take it.
  * wide asks for wide runs if the record is empty.  False, and nothing has
  * changed, when there is no memory.
  */
@@ -353,10 +354,14 @@ flr_record_add(FlrArena *arena, FlrState *state, int64 time, int64 cost,
 	{
 		if (extend(&before, time, cost))
 			return true;
-		if (!make_fit(arena, state, time, cost, before.cost))
+		if (make_fit(arena, state, time, cost, before.cost))
+		{
+			find_at_or_before(&before, arena, state, time);
+			return extend(&before, time, cost);
+		}
+		if (before.time == time)
 			return false;
-		find_at_or_before(&before, arena, state, time);
-		return extend(&before, time, cost);
+		/* no memory to join it; for a run of its own there may be enough */
 	}
 	if (state->nruns > 0 && !make_fit(arena, state, time, cost, 0))
 		return false;

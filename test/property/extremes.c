@@ -310,3 +310,59 @@ full_trace(void)
 	limit_end(&l, promise);
 	limit_free(&l);
 }
+
+/*
+ * Spending that joins a step that it does not fit into, with no memory to make it
+ * fit: where room was found it is recorded all the same.
+ */
+void
+full_step_trace(void)
+{
+	FlrRule		rule = {.algorithm = FLR_SLIDING_WINDOW};
+	FlrState	state;
+	int64		step;
+	int64		now = pick_start();
+
+	rule.max_requests = INT64CONST(1) << (40 + below(20));
+	rule.period = FLR_EXACT_RUNS * (2 + below(INT64CONST(1) << 20));
+	rule.retention = rule.period;
+	step = rule.period / FLR_EXACT_RUNS;
+	flr_state_init(&state);
+	while (state.nruns < FLR_EXACT_RUNS)
+	{
+		FlrDebt		debt;
+
+		now += step / 2 + 1;
+		if (!flr_spend(arena, &rule, &state, now, now, 1, false, &debt))
+			abort();
+	}
+	blocks.refusals = chance(50) ? 100 : 90;
+	for (int i = 0; i < 20; i++)
+	{
+		int64		cost = (INT64CONST(1) << (29 + below(4))) - below(3);
+		uint64		total;
+		bool		room;
+		bool		spent;
+		FlrDebt		debt;
+
+		steps_done++;
+		now += below(step / 20 + 2);
+		flr_advance(arena, &rule, &state, now);
+		total = state.total;
+		if (cost > flr_available(arena, &rule, &state, now))
+			continue;
+		room = flr_reserve_room(arena, &rule, &state, now, cost);
+		SAY("now " INT64_FORMAT ", cost " INT64_FORMAT ", room: %s", now, cost,
+			room ? "yes" : "no");
+		if (!room)
+			continue;
+		spent = flr_spend(arena, &rule, &state, now, now, cost, chance(50),
+						  &debt);
+		check(FULL_ROOM, spent, "not spent, although there is room");
+		check(FULL_ROOM, state.total == total + (uint64) cost,
+			  "recorded " UINT64_FORMAT " of " INT64_FORMAT,
+			  state.total - total, cost);
+	}
+	blocks.refusals = 0;
+	flr_record_clear(arena, &state);
+}

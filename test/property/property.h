@@ -223,6 +223,7 @@ extern void cancel_any(Limit *l, Waiting *waiting, int64 now);
 extern void large_trace(void);
 extern void flood_trace(void);
 extern void full_trace(void);
+extern void full_step_trace(void);
 extern void spread_trace(void);
 extern void saved_trace(void);
 extern void spend_without_memory(Limit *l, int64 now, int64 slot, int64 cost,

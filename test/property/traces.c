@@ -396,6 +396,7 @@ const Group groups[] = {
 	{"fixed window", fixed_trace, 1500},
 	{"several limits", several_trace, 1500},
 	{"no memory", full_trace, 1000},
+	{"no memory, steps", full_step_trace, 100},
 	{"large record", large_trace, 10},
 	{"flood", flood_trace, 1},
 	{"hash", spread_trace, 1},
