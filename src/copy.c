@@ -14,6 +14,12 @@
  * only once.  Where the table's lock is not to be had, a copy that is there
  * goes on being used and the next call tries again.
  *
+ * What is known may not be what counts: a transaction that changes definitions
+ * sees them before they are committed, and may roll them back; and where the
+ * table is locked, rows for a single key cannot be looked up.  Requests are judged
+ * by what is known, but their rules are marked as tentative, and forget nothing of a
+ * record by which others will be judged.
+ *
  * Copyright (c) 2026, the fliplet_ratelimit developers
  *
  *-------------------------------------------------------------------------
@@ -36,6 +42,9 @@ Copy	   *flr_copy = NULL;
 bool		flr_copy_is_valid = false;
 KeyMemo		flr_key_memo;
 
+/* The last transaction of this session that has changed definitions. */
+static TransactionId changing = InvalidTransactionId;
+
 /* Which table belongs to which function: a few, found again by remainder. */
 #define FUNCTION_SLOTS	64
 static struct
@@ -51,6 +60,21 @@ relation_changed(Datum arg, Oid relation)
 	(void) arg;
 	if (flr_copy == NULL || relation == InvalidOid || relation == flr_copy->relation)
 		flr_copy_is_valid = false;
+}
+
+/* The row trigger: the current transaction has changed definitions. */
+void
+flr_limits_changing(void)
+{
+	changing = GetTopTransactionId();
+}
+
+/* Is it the current transaction that has changed some? */
+static bool
+is_changing(void)
+{
+	return TransactionIdIsValid(changing) &&
+		TransactionIdIsCurrentTransactionId(changing);
 }
 
 /* Once per backend, when the library is loaded. */
@@ -177,8 +201,11 @@ load_row(FlrLimit *limit, void *arg)
 static void
 load_key_row(FlrLimit *limit, void *arg)
 {
-	set_identity(arg, limit);
-	add_key_row(arg, limit);
+	Copy	   *c = arg;
+
+	set_identity(c, limit);
+	limit->rule.tentative = c->tentative;
+	add_key_row(c, limit);
 }
 
 /*
@@ -194,6 +221,18 @@ set_retention(Copy *c)
 				if (a->identity == b->identity && b->enabled &&
 					b->rule.retention > a->rule.retention)
 					a->rule.retention = b->rule.retention;
+}
+
+/*
+ * Have nothing forgotten by the rules of a copy that are not those for single keys.
+ * Others, which count, may look further back than these.
+ */
+static void
+make_tentative(Copy *c)
+{
+	for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
+		for (FlrLimit *limit = scope->limits; limit != NULL; limit = limit->next)
+			limit->rule.tentative = true;
 }
 
 /* Read the definitions into a new copy.  NULL: the table is locked. */
@@ -230,10 +269,13 @@ read_copy(Oid relation, bool wait)
 												   "fliplet_ratelimit choices",
 												   ALLOCSET_DEFAULT_SIZES);
 		c->keys_complete = true;
+		c->tentative = is_changing();
 		for (int i = 0; i < (int) lengthof(four); i++)
 			flr_copy_add_scope(c, four[i]);
 		flr_definitions_scan(definitions, load_row, c);
 		set_retention(c);
+		if (c->tentative)
+			make_tentative(c);
 
 		reset_keys(c);
 		if (!flr_definitions_scan_keys(definitions, load_key_row, c))
@@ -300,9 +342,13 @@ flr_limits_begin(Oid function)
 
 	AcceptInvalidationMessages();
 	if (likely(flr_copy_is_valid && function == last_function &&
-			   flr_copy->keys_complete))
+			   flr_copy->keys_complete && !flr_copy->tentative))
 		return;
 	last_function = InvalidOid;
+
+	/* the transaction of the changes is over: this is not announced to itself */
+	if (flr_copy != NULL && flr_copy->tentative && !is_changing())
+		flr_copy_is_valid = false;
 	if (!flr_copy_is_valid)
 		memset(functions, 0, sizeof(functions));
 	relation = relation_of(function);
@@ -329,6 +375,7 @@ collect_row(FlrLimit *limit, void *arg)
 	FlrLimit  **list = arg;
 
 	set_identity(flr_copy, limit);
+	limit->rule.tentative = flr_copy->tentative;
 	limit->next = *list;
 	*list = limit;
 }
@@ -354,6 +401,7 @@ flr_copy_key_rows(const Scope *scope, FlrText key, FlrHash subject)
 	if (definitions == NULL)
 	{
 		/* locked: what holds for everyone will have to do for now */
+		make_tentative(flr_copy);
 		flr_copy_is_valid = false;
 		return NULL;
 	}

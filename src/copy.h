@@ -61,6 +61,7 @@ typedef struct Copy
 	HTAB	   *keys;
 	MemoryContext keys_context;
 	bool		keys_complete;	/* every row for a key is there */
+	bool		tentative;		/* read amid changes of this transaction */
 	int			nchoices;
 	MemoryContext choices_context;
 	Choice	   *choices[CHOICE_HEADS];

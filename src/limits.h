@@ -113,6 +113,7 @@ typedef struct FlrCandidate
 } FlrCandidate;
 
 extern void flr_limits_init(void);
+extern void flr_limits_changing(void);
 extern void flr_limits_begin(Oid function);
 extern void flr_limits_forget_choices(void);
 extern Oid	flr_limits_relation(void);

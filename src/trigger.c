@@ -192,6 +192,7 @@ fl_rate_limit_changed(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("fl_rate_limit_changed can only be called as a trigger")));
+	flr_limits_changing();
 	CacheInvalidateRelcache(trigdata->tg_relation);
 	return PointerGetDatum(NULL);
 }
