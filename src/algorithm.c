@@ -334,8 +334,6 @@ flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
 	int64		start = FLR_NEVER;
 	int64		end;
 
-	if (rule->tentative)
-		return;
 	if (rule->algorithm == FLR_TOKEN_BUCKET)
 	{
 		if (state->total == 0 && state->runs.bucket.remainder == 0)
@@ -344,7 +342,7 @@ flr_advance(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
 			bucket_store(rule, state, now, bucket_level_at(rule, state, now));
 		return;
 	}
-	if (state->nruns == 0)
+	if (state->nruns == 0 || rule->tentative)
 		return;
 	if (rule->algorithm == FLR_FIXED_WINDOW)
 		fixed_window(rule, now, &start, &end);
@@ -589,9 +587,6 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 		int128		drained = (int128) Max(slot - now, 0) *
 		rule->max_requests;
 
-		/* what this rule takes for drained may not be so by another one */
-		if (rule->tentative && slot == now)
-			level = Max(level, bucket_level(state, rule->period));
 		debt->units = (int128) cost * rule->period;
 		if (drained > level)
 			debt->units += drained - level;

@@ -61,7 +61,7 @@ struct FlrRule
 	int64		retention;		/* how far back other rules that share the
 								 * state look, >= period */
 	bool		tentative;		/* there may be others that look further back,
-								 * so nothing is to be forgotten by this one */
+								 * so no runs are to be forgotten by this one */
 	int64		anchor;			/* fixed window: an instant at an edge */
 	FlrCalendar calendar;		/* fixed window: NULL, or see above */
 	const void *calendar_arg;	/* for the calendar's own use */

@@ -18,7 +18,8 @@
  * sees them before they are committed, and may roll them back; and where the
  * table is locked, rows for a single key cannot be looked up.  Requests are judged
  * by what is known, but their rules are marked as tentative, and forget nothing of a
- * record by which others will be judged.
+ * record by which others will be judged.  (A token bucket has no record: what has
+ * drained of it by such a rule has drained.)
  *
  * Copyright (c) 2026, the fliplet_ratelimit developers
  *
