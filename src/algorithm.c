@@ -731,7 +731,23 @@ flr_cancel(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 slot,
 	return part;
 }
 
-/* The instant from which on a state is worth nothing to its rule. */
+/* The first instant at which a bucket is full by all rules that share it. */
+static int64
+bucket_expiry(const FlrRule *rule, const FlrState *state)
+{
+	int64		own = bucket_first(rule, state, state->base, 0);
+	int128		tokens = (int128) state->total + (state->runs.bucket.remainder > 0);
+	int64		slowest = later(state->base, tokens * rule->drain);
+
+	if (rule->drain == 0)
+		return own;
+	return rule->max_requests == 0 ? slowest : Max(own, slowest);
+}
+
+/*
+ * The instant from which on a state is worth nothing to its rule, and to those that
+ * share it; FLR_NEVER where that cannot be told, since a rule lets nothing drain.
+ */
 int64
 flr_expiry(FlrArena *arena, const FlrRule *rule, const FlrState *state)
 {
@@ -741,7 +757,7 @@ flr_expiry(FlrArena *arena, const FlrRule *rule, const FlrState *state)
 	switch (rule->algorithm)
 	{
 		case FLR_TOKEN_BUCKET:
-			return bucket_first(rule, state, state->base, 0);
+			return bucket_expiry(rule, state);
 		case FLR_SLIDING_WINDOW:
 			if (state->nruns == 0)
 				break;

@@ -60,6 +60,9 @@ struct FlrRule
 	int64		burst;			/* token bucket: capacity, >= 0 */
 	int64		retention;		/* how far back other rules that share the
 								 * state look, >= period */
+	int64		drain;			/* token bucket: microseconds in which the
+								 * slowest of the rules that share the state
+								 * drains a token; 0: none of them ever does */
 	bool		tentative;		/* there may be others that look further back,
 								 * so no runs are to be forgotten by this one */
 	int64		anchor;			/* fixed window: an instant at an edge */

@@ -211,7 +211,8 @@ load_key_row(FlrLimit *limit, void *arg)
 
 /*
  * A record must reach back as far as the longest period of any row that may
- * be applied to it: those of the same identity, whatever the plan.
+ * be applied to it: those of the same identity, whatever the plan.  And a bucket
+ * lives as long as the slowest of them needs.
  */
 static void
 set_retention(Copy *c)
@@ -219,9 +220,12 @@ set_retention(Copy *c)
 	for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
 		for (FlrLimit *a = scope->limits; a != NULL; a = a->next)
 			for (FlrLimit *b = scope->limits; b != NULL; b = b->next)
-				if (a->identity == b->identity && b->enabled &&
-					b->rule.retention > a->rule.retention)
-					a->rule.retention = b->rule.retention;
+				if (a->identity == b->identity && b->enabled && !b->unlimited)
+				{
+					a->rule.retention = Max(a->rule.retention,
+											b->rule.retention);
+					a->rule.drain = Max(a->rule.drain, b->rule.drain);
+				}
 }
 
 /*

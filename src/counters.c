@@ -482,7 +482,8 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 					   target->now, request->cost);
 			flr_entry_changed(target->entry);
 			flr_entry_lower_expiry(target->entry,
-								   Max(job.now, expiry_of(target)));
+								   Min(target->entry->expiry,
+									   Max(job.now, expiry_of(target))));
 		}
 		if (!target->shadow)
 			*remaining = Min(*remaining,

@@ -92,6 +92,7 @@ typedef struct FlrReservation
 		int64		offset;
 		FlrDebt		debt;
 		FlrBlockId	stats;
+		bool		delayed;	/* it was counted as delayed */
 	}			parts[FLR_MAX_LIMITS];
 } FlrReservation;
 

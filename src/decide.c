@@ -141,6 +141,15 @@ judge_counter(const Job *job, Target *target)
 		target->entry->last_request = job->now;
 		flr_advance(flr_arena, target->rule, &target->entry->state,
 					target->now);
+
+		/* a bucket may have been drained faster by the rule that spent last */
+		if (target->rule->algorithm == FLR_TOKEN_BUCKET)
+		{
+			int64		expiry = expiry_of(target);
+
+			if (expiry > target->entry->expiry && expiry != FLR_NEVER)
+				flr_entry_set_expiry(target->entry, expiry);
+		}
 	}
 	target->available = flr_available(flr_arena, target->rule, target->state,
 									  target->now);
@@ -508,6 +517,7 @@ note_reservation(FlrReservation *reservation, const Target *target,
 	reservation->parts[n].offset = target->offset;
 	reservation->parts[n].debt = debt;
 	reservation->parts[n].stats = target->limit->stats;
+	reservation->parts[n].delayed = !target->fits;
 }
 
 /*

@@ -242,6 +242,8 @@ read_rule(FlrLimit *limit, const Datum *values, const bool *nulls)
 		invalid_row(limit->limit_id, "period");
 	rule->period = usecs;
 	rule->retention = usecs;
+	rule->drain = rule->max_requests == 0 ? 0 :
+		(usecs - 1) / rule->max_requests + 1;
 	rule->burst = nulls[COLUMN_BURST - 1] ? rule->max_requests :
 		DatumGetInt64(values[COLUMN_BURST - 1]);
 	if (rule->burst < 0)

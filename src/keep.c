@@ -226,6 +226,7 @@ typedef struct Row
 	char		key[FLR_KEY_SIZE];
 	const uint8 *bytes;
 	size_t		size;
+	TimestampTz expires_at;
 } Row;
 
 /* Open the table of saved counters; NULL if it is not there. */
@@ -269,7 +270,8 @@ read_saved(KnownLimits *known, Oid relation, const Datum *values, const bool *nu
 	for (int i = 0; i < NCOLUMNS; i++)
 		if (nulls[i])
 			return false;
-	if (DatumGetTimestampTz(values[COLUMN_EXPIRES_AT]) <= now)
+	row->expires_at = DatumGetTimestampTz(values[COLUMN_EXPIRES_AT]);
+	if (row->expires_at <= now)
 		return false;
 	identity = (uint64) DatumGetInt64(values[COLUMN_IDENTITY]);
 	row->relation = relation;
@@ -376,7 +378,13 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 		entry->state = state;
 	}
 	expiry = flr_expiry(flr_arena, rule, &entry->state);
-	if (expiry != FLR_NEVER && expiry != PG_INT64_MIN)
+	if (expiry == FLR_NEVER)
+	{
+		/* by a rule that lets nothing drain: as long as it was to live before */
+		expiry = row->expires_at == DT_NOEND ? now + rule->retention :
+			row->expires_at - wall_offset;
+	}
+	else if (expiry != PG_INT64_MIN)
 		expiry -= ahead;
 	flr_entry_set_expiry(entry, Max(now + 1, expiry));
 	entry->state.owner |= FLR_ENTRY_HAS_COPY;
@@ -694,7 +702,7 @@ copy_changed(FlrEntry *entry, void *arg)
 	if (known->limit == NULL || known->limit->unlimited)
 		return;
 	rule = &known->limit->rule;
-	if (rule->period < (int64) flr_save_min_period * USECS_PER_SEC)
+	if (rule->retention < (int64) flr_save_min_period * USECS_PER_SEC)
 		return;
 	if (target->n == target->max || target->size - target->used < room)
 	{
@@ -725,6 +733,8 @@ copy_changed(FlrEntry *entry, void *arg)
 			copy->expiry -= offset;
 		offset = 0;
 	}
+	if (copy->expiry == FLR_NEVER)
+		copy->expiry = entry->expiry;
 	copy->size = flr_saved_encode(flr_arena, &saved, &entry->state, offset,
 								  target->bytes + target->used);
 	target->used += copy->size;

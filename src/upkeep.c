@@ -46,6 +46,16 @@ record_is_mapped(const FlrEntry *entry)
 	return true;
 }
 
+/* A delayed request of an entry has been taken back. */
+static void
+forget_delay(FlrEntry *entry)
+{
+	FlrExtra   *extra = flr_entry_extra(entry);
+
+	if (extra != NULL && extra->delayed > 0)
+		extra->delayed--;
+}
+
 /*
  * Take back a reservation, or what is left of it.  It runs while an error is
  * being handled and while the backend exits, and raises only if there is memory
@@ -84,13 +94,20 @@ flr_counters_cancel(FlrReservation *reservation)
 			flr_entry_changed(entry);
 			if (entry->granted > 0)
 				entry->granted--;
+			if (reservation->parts[part].delayed)
+				forget_delay(entry);
 		}
 		flr_stripe_unlock(stripe);
 
 		/* the sum over all lanes is what counts, whatever becomes of one */
 		if (reservation->parts[part].stats != 0)
-			pg_atomic_fetch_sub_u64(&flr_stats(reservation->parts[part].stats)->granted,
-									1);
+		{
+			FlrStats   *stats = flr_stats(reservation->parts[part].stats);
+
+			pg_atomic_fetch_sub_u64(&stats->granted, 1);
+			if (reservation->parts[part].delayed)
+				pg_atomic_fetch_sub_u64(&stats->delayed, 1);
+		}
 		reservation->n--;
 	}
 }

@@ -554,13 +554,16 @@ sum_stats(FunctionCallInfo fcinfo, const FlrText *name, bool ever,
 	return BlessTupleDesc(desc);
 }
 
-/* Set the first five columns to what was counted. */
+/*
+ * Set the first five columns to what was counted.  What was granted before a reset
+ * and taken back after it, by a wait that was cancelled, is not less than nothing.
+ */
 static void
 set_sums(Datum *values, const StatsSum *sum)
 {
-	values[0] = Int64GetDatum(sum->granted);
+	values[0] = Int64GetDatum(Max((int64) sum->granted, 0));
 	values[1] = Int64GetDatum(sum->refused);
-	values[2] = Int64GetDatum(sum->delayed);
+	values[2] = Int64GetDatum(Max((int64) sum->delayed, 0));
 	values[3] = Int64GetDatum(sum->shadow_refused);
 	values[4] = Int64GetDatum(Max(sum->keys, 0));
 }
