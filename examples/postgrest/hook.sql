@@ -1,7 +1,8 @@
 -- hook.sql: rate limits for every request that PostgREST makes
 --
 -- Run it once, as a superuser, in the database of the API, and name the roles
--- that PostgREST switches to (db-anon-role, and those that tokens name):
+-- that PostgREST switches to (db-anon-role, and those that tokens name), which
+-- have to be there:
 --
 --   psql -d api -v roles='web_anon, web_user' -f hook.sql
 --
