@@ -196,13 +196,20 @@ BEGIN
                 COLUMN  = 'time_zone';
         END IF;
     END IF;
-    PERFORM pg_advisory_xact_lock(TG_RELID::integer, hashtext(NEW.name));
+    -- One editor at a time: a lock for each name would be too many for a restore.
+    PERFORM FROM @extschema@.fl_rate_secret FOR NO KEY UPDATE;
+    -- The others of that name agree, so that one of them is enough; the shipped ones have an index of their own.
     SELECT * INTO other FROM @extschema@.fl_rate_limit AS l
-    WHERE l.name = NEW.name AND l.limit_id <> NEW.limit_id
-      AND (l.scope, l.api) <> (NEW.scope, NEW.api)
+    WHERE l.name = NEW.name AND l.limit_id > 0 AND l.limit_id <> NEW.limit_id
       AND (TG_OP = 'INSERT' OR l.limit_id <> OLD.limit_id)
+    ORDER BY l.name, l.key, l.plan
     LIMIT 1;
-    IF FOUND THEN
+    IF NOT FOUND THEN
+        SELECT * INTO other FROM @extschema@.fl_rate_limit AS l
+        WHERE l.name = NEW.name AND l.limit_id <= 0 AND l.key IS NULL
+        LIMIT 1;
+    END IF;
+    IF (other.scope, other.api) <> (NEW.scope, NEW.api) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'check_violation',
             MESSAGE = format('rate limit "%s" has another scope or api in another row', NEW.name),
@@ -1321,18 +1328,38 @@ COMMENT ON FUNCTION @extschema@.fl_rate_report() IS 'an HTML page about limits, 
 -- Rights
 -- ---------------------------------------------------------------------------
 
--- PUBLIC may run only what touches no counter.
+-- PUBLIC may run only what touches no counter. Nobody else may do anything yet, whatever ALTER DEFAULT PRIVILEGES
+-- grants to those who were not asked: of the extension's own objects, and no others in its schema.
 DO $$
 DECLARE
-    f regprocedure;
+    granted record;
 BEGIN
-    FOR f IN SELECT p.oid FROM pg_catalog.pg_proc AS p
-             WHERE p.pronamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
-               AND p.proname OPERATOR(pg_catalog.~) '^fl_rate_'
-               AND p.proname OPERATOR(pg_catalog.<>) ALL
-                   ('{fl_rate_simulate,fl_rate_raise,fl_rate_body,fl_rate_headers,fl_rate_json}'::name[])
+    FOR granted IN
+        WITH member AS (
+            SELECT d.classid, d.objid
+            FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_extension AS e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+            WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+              AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 'fliplet_ratelimit'
+        ), member_acl AS (
+            SELECT 'FUNCTION' AS kind, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name, p.proowner AS owner,
+                   coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl,
+                   p.proname OPERATOR(pg_catalog.=) ANY
+                       ('{fl_rate_simulate,fl_rate_raise,fl_rate_body,fl_rate_headers,fl_rate_json}'::pg_catalog.name[]) AS for_public
+            FROM member AS m JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) m.objid
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+            UNION ALL
+            SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner, c.relacl, false
+            FROM member AS m JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) m.objid
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+              AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,v,S}'::pg_catalog."char"[])
+        )
+        SELECT DISTINCT a.kind, a.name, x.grantee
+        FROM member_acl AS a, pg_catalog.aclexplode(a.acl) AS x
+        WHERE x.grantee OPERATOR(pg_catalog.<>) a.owner AND NOT (a.for_public AND x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid)
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', granted.kind, granted.name,
+                                  CASE WHEN granted.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC'
+                                       ELSE granted.grantee::pg_catalog.regrole::pg_catalog.text END);
     END LOOP;
 END
 $$;
