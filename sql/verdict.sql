@@ -85,5 +85,21 @@ SELECT pg_temp.answer(s) FROM unnest(ARRAY[$$SELECT fl_rate_raise(ROW(false,NULL
 SELECT fl_rate_body(v) -> 'nextValidRequestDate', fl_rate_headers(v) IS NOT NULL, fl_rate_json(v) IS NOT NULL FROM pg_temp.verdict(false, 'refused', 0, 'infinity', 'infinity') AS v;
 SELECT fl_rate_body(v) IS NOT NULL, fl_rate_headers(v) IS NOT NULL, fl_rate_json(v) IS NOT NULL FROM pg_temp.verdict(false, 'refused', 0, '294276-12-31 23:59:59+00', '4713-01-01 00:00 BC') AS v;
 
+-- Whoever owns the extension can change its types and tables. That is an error then, and no crash.
+ALTER TYPE fl_rate_verdict ALTER ATTRIBUTE reason TYPE bigint;
+SELECT pg_temp.answers($$SELECT fl_rate_try('user', 'k', 'ai')$$, $$SELECT fl_rate_try_batch('{user}', '{k}', '{ai}')$$,
+	$$SELECT fl_rate_json(ROW(true,123456,1,'1s',now(),now(),'s','k','a','n',1,1,'1s')::fl_rate_verdict, 'array')$$, $$SELECT fl_rate_raise(ROW(true,123456,1,'1s',now(),now(),'s','k','a','n',1,1,'1s')::fl_rate_verdict)$$);
+ALTER TABLE fl_rate_secret DROP CONSTRAINT fl_rate_secret_is_32_bytes;
+ALTER TABLE fl_rate_secret ALTER secret TYPE integer USING 4;
+\c
+SELECT fl_rate_check('user', 'k', 'ai');
+ALTER TABLE fl_rate_secret RENAME TO fl_rate_no_secret;
+CREATE VIEW fl_rate_secret AS SELECT decode(repeat('00', 32), 'hex') AS secret;
+SELECT fl_rate_check('user', 'k', 'ai');
+ALTER TABLE fl_rate_limit RENAME TO fl_rate_no_limit;
+CREATE VIEW fl_rate_limit AS SELECT * FROM fl_rate_no_limit;
+SELECT fl_rate_check('user', 'k', 'ai');
+DROP VIEW fl_rate_limit, fl_rate_secret;
+
 SET client_min_messages = warning;
 DROP EXTENSION fliplet_ratelimit CASCADE;

@@ -114,7 +114,7 @@ has_columns(Relation table)
 {
 	TupleDesc	desc = RelationGetDescr(table);
 
-	if (desc->natts < NCOLUMNS)
+	if (table->rd_rel->relkind != RELKIND_RELATION || desc->natts < NCOLUMNS)
 		return false;
 	for (int i = 0; i < NCOLUMNS; i++)
 		if (TupleDescAttr(desc, i)->attisdropped ||
@@ -514,7 +514,9 @@ flr_definitions_secret(FlrDefinitions *definitions)
 
 	if (OidIsValid(definitions->oids[REL_SECRET]))
 		table = try_table_open(definitions->oids[REL_SECRET], NoLock);
-	if (table != NULL)
+	if (table != NULL && table->rd_rel->relkind == RELKIND_RELATION &&
+		RelationGetDescr(table)->natts > 0 &&
+		TupleDescAttr(RelationGetDescr(table), 0)->atttypid == BYTEAOID)
 	{
 		scan = systable_beginscan(table, InvalidOid, false, NULL, 0, NULL);
 		tuple = systable_getnext(scan);
@@ -537,8 +539,9 @@ flr_definitions_secret(FlrDefinitions *definitions)
 			}
 		}
 		systable_endscan(scan);
-		table_close(table, NoLock);
 	}
+	if (table != NULL)
+		table_close(table, NoLock);
 	if (!found)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -245,7 +245,8 @@ open_saved(Oid relation)
 		return NULL;
 	desc = RelationGetDescr(table);
 	for (int i = 0; i < NCOLUMNS; i++)
-		if (desc->natts < NCOLUMNS || TupleDescAttr(desc, i)->attisdropped ||
+		if (table->rd_rel->relkind != RELKIND_RELATION ||
+			desc->natts < NCOLUMNS || TupleDescAttr(desc, i)->attisdropped ||
 			TupleDescAttr(desc, i)->atttypid != column_types[i])
 		{
 			table_close(table, AccessShareLock);

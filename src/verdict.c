@@ -181,6 +181,21 @@ flr_row_of_outcome(FlrVerdictRow *row, const FlrOutcome *outcome,
 	nulls[11] = false;
 }
 
+/* Raise an error unless these are the columns of fl_rate_verdict. */
+static void
+check_columns(TupleDesc desc)
+{
+	bool		usual = desc->natts == FLR_VERDICT_COLUMNS;
+
+	for (int i = 0; usual && i < FLR_VERDICT_COLUMNS; i++)
+		usual = TupleDescAttr(desc, i)->atttypid == flr_verdict_types[i];
+	if (!usual)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the columns of type fl_rate_verdict are not what they were"),
+				 errhint("Drop and create the extension again.")));
+}
+
 /* A text datum of an argument's text. */
 Datum
 flr_text_datum(FlrText text)
@@ -198,9 +213,9 @@ flr_row_datum(FunctionCallInfo fcinfo, const FlrVerdictRow *row)
 	{
 		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 
-		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-			desc->natts != FLR_VERDICT_COLUMNS)
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "return type must be fl_rate_verdict");
+		check_columns(desc);
 		desc = BlessTupleDesc(CreateTupleDescCopy(desc));
 		fcinfo->flinfo->fn_extra = desc;
 		MemoryContextSwitchTo(old);
@@ -502,22 +517,19 @@ flr_rows_begin(Tuplestorestate *store, TupleDesc desc)
 	*(const TupleTableSlotOps * *) &rows->slot.tts_ops = &row_slot;
 	rows->store = store;
 	rows->desc = desc;
-	rows->usual = desc->natts == FLR_VERDICT_COLUMNS;
-	for (int i = 0; rows->usual && i < desc->natts; i++)
-		rows->usual = TupleDescAttr(desc, i)->atttypid == flr_verdict_types[i];
+	check_columns(desc);
 	return rows;
 }
 
 /*
- * Put a row into the tuplestore, as tuplestore_putvalues() would: where its
- * columns are the usual ones, by way of a slot whose tuple is made where the
- * tuplestore keeps it.
+ * Put a row into the tuplestore, as tuplestore_putvalues() would: as a rule by way
+ * of a slot whose tuple is made where the tuplestore keeps it.
  */
 void
 flr_rows_put(FlrRows *rows, const FlrVerdictRow *row)
 {
 	static const uint8 texts[] = {1, 6, 7, 8, 9};
-	bool		simple = rows->usual;
+	bool		simple = true;
 
 	rows->row = row;
 	if (resembles_last(rows, row))
@@ -569,8 +581,7 @@ flr_row_read(HeapTupleHeader header, FlrVerdictRow *row)
 
 	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
 								  HeapTupleHeaderGetTypMod(header));
-	if (desc->natts != FLR_VERDICT_COLUMNS)
-		elog(ERROR, "argument must be of type fl_rate_verdict");
+	check_columns(desc);
 	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;

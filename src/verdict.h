@@ -82,8 +82,6 @@ typedef struct FlrRows
 	TupleTableSlot slot;		/* first: its callback casts it back */
 	Tuplestorestate *store;
 	TupleDesc	desc;
-	bool		usual;			/* the columns are what they are expected to
-								 * be */
 	const FlrVerdictRow *row;	/* the row that is being put */
 	uint32		present;		/* its columns that are not null, as bits */
 	Size		room;			/* enough for its tuple */
