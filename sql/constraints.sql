@@ -123,5 +123,16 @@ SELECT pg_temp.answer($$SELECT fl_rate_check('user', 'r', 'replicated')$$);
 RESET session_replication_role;
 SELECT limit_id, name, max_requests FROM fl_rate_limit ORDER BY limit_id DESC;
 
+-- A time zone that only the publisher knows is an error for what is judged by that row, and for nothing else; none when it is disabled or replaced.
+SET client_min_messages = warning;
+SET session_replication_role = replica;
+INSERT INTO fl_rate_limit (limit_id, name, scope, api, max_requests, period, algorithm, time_zone) VALUES (601, 'zoned', 'user', 'zoned', 5, '1 day', 'fixed_window', 'Future/City');
+INSERT INTO fl_rate_limit (limit_id, name, scope, api, key, max_requests, period) VALUES (602, 'zoned', 'user', 'zoned', 'k', 4, '1 h');
+RESET session_replication_role;
+SELECT pg_temp.answers($$SELECT fl_rate_check('user', 'z', 'ai')$$, $$SELECT fl_rate_check('user', 'z', 'zoned')$$, $$SELECT fl_rate_check('user', 'k', 'zoned')$$, $$SELECT fl_rate_check('user', 'z', 'zoned', plan => 'p')$$,
+	$$SELECT count(*) > 0 FROM fl_rate_explain('user', 'z', 'zoned')$$, $$SELECT fl_rate_maintain() >= 0$$);
+UPDATE fl_rate_limit SET enabled = false WHERE limit_id = 601;
+SELECT pg_temp.answers($$SELECT fl_rate_check('user', 'z', 'zoned')$$);
+
 SET client_min_messages = warning;
 DROP EXTENSION fliplet_ratelimit CASCADE;

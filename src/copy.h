@@ -39,7 +39,8 @@ typedef struct Choice
 	Scope	   *scope;
 	TimestampTz until;			/* a date in one of the rows is reached */
 	int			n;
-	bool		exempts;		/* some of the limits are unlimited */
+	bool		exempts;		/* some of the limits are unlimited, or
+								 * invalid */
 	FlrLimit   *limits[FLR_MAX_LIMITS];
 	struct Choice *next;
 } Choice;

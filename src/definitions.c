@@ -217,6 +217,14 @@ invalid_row(int32 limit_id, const char *column)
 			 errhint("Correct or delete the row; the constraints of the table explain what is valid.")));
 }
 
+/* The same where a request would be judged by the row. */
+void
+flr_definitions_check(const FlrLimit *limit)
+{
+	if (unlikely(limit->invalid != NULL))
+		invalid_row(limit->limit_id, limit->invalid);
+}
+
 /* Fill in the rule of a limit that has a maximum. */
 static void
 read_rule(FlrLimit *limit, const Datum *values, const bool *nulls)
@@ -254,7 +262,11 @@ read_rule(FlrLimit *limit, const Datum *values, const bool *nulls)
 	zone_name = text_column(values, nulls, COLUMN_TIME_ZONE);
 	zone = pg_tzset(zone_name ? zone_name : "UTC");
 	if (zone == NULL)
-		invalid_row(limit->limit_id, "time_zone");
+	{
+		/* another server may know it: no reason to stop all other limits */
+		limit->invalid = "time_zone";
+		return;
+	}
 	if (!flr_calendar_setup(rule, &limit->calendar, &limit->period, zone,
 							!nulls[COLUMN_ANCHOR - 1],
 							nulls[COLUMN_ANCHOR - 1] ? 0 :

@@ -33,6 +33,7 @@ extern const char *flr_definitions_name(Oid relation);
 extern FlrDefinitions *flr_definitions_open(Oid relation, bool wait,
 											MemoryContext rows);
 extern void flr_definitions_close(FlrDefinitions *definitions);
+extern void flr_definitions_check(const FlrLimit *limit);
 extern void flr_definitions_check_triggers(FlrDefinitions *definitions);
 extern FlrHash flr_definitions_secret(FlrDefinitions *definitions);
 extern void flr_definitions_scan(FlrDefinitions *definitions,

@@ -289,7 +289,8 @@ choose(Choice *choice, FlrText api, FlrText plan)
 	memcpy(choice->limits, chosen, n * sizeof(FlrLimit *));
 	choice->exempts = false;
 	for (int i = 0; i < choice->n; i++)
-		choice->exempts |= choice->limits[i]->unlimited;
+		choice->exempts |= choice->limits[i]->unlimited ||
+			choice->limits[i]->invalid != NULL;
 }
 
 /*
@@ -392,6 +393,7 @@ find_specially(const Choice *choice, FlrText key, FlrHash subject,
 	}
 	for (int i = 0; i < n; i++)
 	{
+		flr_definitions_check(chosen[i]);
 		if (chosen[i]->unlimited)
 		{
 			set->unlimited = chosen[i];

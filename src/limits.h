@@ -61,6 +61,7 @@ typedef struct FlrLimit
 	bool		unlimited;		/* max_requests is NULL */
 	bool		has_period;
 	bool		enabled;
+	const char *invalid;		/* a column that makes no sense here, or NULL */
 	FlrOnLimit	on_limit;
 	int64		max_delay;		/* microseconds */
 	TimestampTz valid_from;
