@@ -63,22 +63,31 @@ static int	nnodes;
 static int	nslots;
 static int *node_of_slot;
 
+/* The types of a node's slot, and of the arguments of a request. */
+#define ABOUT_PAIR \
+	{INT4OID, TEXTOID, TEXTOID, TEXTOID, INT8OID, TEXTOID}
+#define ABOUT_PAIRS \
+	{INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, TEXTOID}
+
 /* PL/Proxy's functions, those of one schema. */
 static const struct
 {
 	const char *name;
 	int			nargs;
 	bool		returns_rows;
+	Oid			types[FLR_NODE_MAX_ARGS];
 }			calls[] = {
-	[FLR_NODE_TRY] = {"fl_node_try", 6, false},
-	[FLR_NODE_PEEK] = {"fl_node_peek", 6, false},
-	[FLR_NODE_TRY_ALL] = {"fl_node_try_all", 6, false},
-	[FLR_NODE_PEEK_ALL] = {"fl_node_peek_all", 6, false},
-	[FLR_NODE_REFUND] = {"fl_node_refund", 6, false},
-	[FLR_NODE_RESET] = {"fl_node_reset", 4, false},
-	[FLR_NODE_TRY_BATCH] = {"fl_node_try_batch", 6, true},
-	[FLR_NODE_EXPLAIN] = {"fl_node_explain", 5, true},
-	[FLR_NODE_PROBE] = {"fl_node_probe", 1, false}
+	[FLR_NODE_TRY] = {"fl_node_try", 6, false, ABOUT_PAIR},
+	[FLR_NODE_PEEK] = {"fl_node_peek", 6, false, ABOUT_PAIR},
+	[FLR_NODE_TRY_ALL] = {"fl_node_try_all", 6, false, ABOUT_PAIRS},
+	[FLR_NODE_PEEK_ALL] = {"fl_node_peek_all", 6, false, ABOUT_PAIRS},
+	[FLR_NODE_REFUND] = {"fl_node_refund", 6, false, ABOUT_PAIR},
+	[FLR_NODE_RESET] = {"fl_node_reset", 4, false, ABOUT_PAIR},
+	[FLR_NODE_TRY_BATCH] = {"fl_node_try_batch", 6, true,
+	{INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID}},
+	[FLR_NODE_EXPLAIN] = {"fl_node_explain", 5, true,
+	{INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}},
+	[FLR_NODE_PROBE] = {"fl_node_probe", 1, false, {INT4OID}}
 };
 
 static MemoryContext function_context;
@@ -222,8 +231,9 @@ load_functions(Oid schema)
 		List	   *names = list_make2(makeString(name),
 									   makeString(pstrdup(calls[i].name)));
 
-		fmgr_info_cxt(LookupFuncName(names, -1, NULL, false), &functions[i],
-					  function_context);
+		/* by its types too: others may give functions of theirs such a name */
+		fmgr_info_cxt(LookupFuncName(names, calls[i].nargs, calls[i].types,
+									 false), &functions[i], function_context);
 	}
 	functions_schema = schema;
 }

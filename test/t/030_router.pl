@@ -116,6 +116,9 @@ is(ask_ok($r1, "SELECT remaining FROM fl_rate_peek('user', '1', 'hourly')"), 1, 
 is(ask_ok($r1, "SELECT fl_rate_refund('user', '1', 'hourly', 2)"), 3, 'a refund');
 is(ask_ok($r1, "SELECT fl_rate_reset('user', '1', 'hourly')"), 1, 'a reset');
 is(ask_ok($r2, "SELECT used, remaining FROM fl_rate_explain('user', '1', 'hourly')"), '0|5', 'an explanation');
+$routers[1]->safe_psql('postgres', "CREATE FUNCTION fl_node_try(integer) RETURNS bytea LANGUAGE sql AS 'SELECT NULL::bytea'");
+is(ask_ok($r2, "SELECT fl_rate_check('user', '1', 'hourly')"), 4, 'a function that only has the name of one of ours is not in the way');
+is(ask_ok($r2, "SELECT fl_rate_reset('user', '1', 'hourly')"), 1, 'what it spent is cleared');
 my @holders = grep { $_->safe_psql('postgres', "SELECT count(*) FROM fl_rate_counters WHERE key = '1'") > 0 } @nodes;
 is(scalar @holders, 1, 'one node has a counter of that key');
 
