@@ -142,11 +142,12 @@ identity_of(const Copy *c, const FlrLimit *limit, FlrAlgorithm algorithm)
 	return flr_siphash(c->secret, text, size).lo;
 }
 
-/* Compute the hashes by which shared memory knows a limit. */
+/* Compute the hashes by which shared memory knows a limit of a copy. */
 static void
 set_identity(const Copy *c, FlrLimit *limit)
 {
 	limit->relation = c->relation;
+	limit->rule.tentative = c->tentative;
 	limit->identity = identity_of(c, limit, limit->rule.algorithm);
 	limit->name_hash = flr_siphash(c->secret, limit->name,
 								   strlen(limit->name)).hi;
@@ -202,11 +203,8 @@ load_row(FlrLimit *limit, void *arg)
 static void
 load_key_row(FlrLimit *limit, void *arg)
 {
-	Copy	   *c = arg;
-
-	set_identity(c, limit);
-	limit->rule.tentative = c->tentative;
-	add_key_row(c, limit);
+	set_identity(arg, limit);
+	add_key_row(arg, limit);
 }
 
 /*
@@ -279,8 +277,6 @@ read_copy(Oid relation, bool wait)
 			flr_copy_add_scope(c, four[i]);
 		flr_definitions_scan(definitions, load_row, c);
 		set_retention(c);
-		if (c->tentative)
-			make_tentative(c);
 
 		reset_keys(c);
 		if (!flr_definitions_scan_keys(definitions, load_key_row, c))
@@ -380,7 +376,6 @@ collect_row(FlrLimit *limit, void *arg)
 	FlrLimit  **list = arg;
 
 	set_identity(flr_copy, limit);
-	limit->rule.tentative = flr_copy->tentative;
 	limit->next = *list;
 	*list = limit;
 }

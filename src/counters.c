@@ -482,8 +482,7 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 					   target->now, request->cost);
 			flr_entry_changed(target->entry);
 			flr_entry_lower_expiry(target->entry,
-								   Min(target->entry->expiry,
-									   Max(job.now, expiry_of(target))));
+								   Max(job.now, expiry_of(target)));
 		}
 		if (!target->shadow)
 			*remaining = Min(*remaining,

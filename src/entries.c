@@ -1036,15 +1036,15 @@ flr_entry_set_expiry(FlrEntry *entry, int64 expiry)
 }
 
 /*
- * The same, after something was taken out of what was spent.  An entry that may
- * have a saved copy keeps its expiry, for the copy to be overwritten before
- * the entry is swept.
+ * The same if it is earlier, after something was taken out of what was spent.  An
+ * entry that may have a saved copy keeps its expiry, for the copy to be overwritten
+ * before the entry is swept.
  */
 void
 flr_entry_lower_expiry(FlrEntry *entry, int64 expiry)
 {
 	if ((entry->state.owner & FLR_ENTRY_HAS_COPY) == 0)
-		flr_entry_set_expiry(entry, expiry);
+		flr_entry_set_expiry(entry, Min(entry->expiry, expiry));
 }
 
 /* Copy what is kept of an entry's key, as many bytes as its size says. */

@@ -424,13 +424,13 @@ is_complete(const FlrVerdictRow *row)
 static inline bool
 resembles_last(const FlrRows *rows, const FlrVerdictRow *row)
 {
-	const Datum *last = rows->last.row.values;
+	const FlrLastRow *last = &rows->last;
 	const Datum *values = row->values;
 
-	return rows->last.size > 0 && is_complete(row) &&
-		values[1] == last[1] && values[8] == last[8] &&
-		values[12] == last[12] && text_room(values[7]) > 0 &&
-		VARSIZE_ANY_EXHDR(DatumGetPointer(values[7])) == rows->last.key_size;
+	return last->size > 0 && is_complete(row) &&
+		values[1] == last->reason && values[8] == last->api &&
+		values[12] == last->period && text_room(values[7]) > 0 &&
+		VARSIZE_ANY_EXHDR(DatumGetPointer(values[7])) == last->key_size;
 }
 
 /* Remember the tuple of a row, if another one may be made from it. */
@@ -445,7 +445,9 @@ remember(FlrRows *rows, const FlrVerdictRow *row, MinimalTuple tuple)
 		!(VARATT_IS_SHORT(key) || VARATT_CAN_MAKE_SHORT(key)))
 		return;
 	last->size = tuple->t_len;
-	last->row = *row;
+	last->reason = row->values[1];
+	last->api = row->values[8];
+	last->period = row->values[12];
 	last->key_size = VARSIZE_ANY_EXHDR(key);
 	memcpy(last->tuple, tuple, tuple->t_len);
 }

@@ -66,7 +66,9 @@ typedef struct FlrVerdictRow
 typedef struct FlrLastRow
 {
 	Size		size;			/* of its tuple */
-	FlrVerdictRow row;
+	Datum		reason;
+	Datum		api;
+	Datum		period;
 	Size		key_size;		/* without a header, which is a short one */
 	uint16		remaining_at;	/* where columns are in its tuple */
 	uint16		delay_at;
