@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -512,6 +513,62 @@ flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 	systable_endscan(scan);
 	flr_definitions_close(definitions);
 	return found;
+}
+
+/* Does a text column of two rows of the table say the same? */
+static bool
+same_text_column(TupleDesc desc, HeapTuple a, HeapTuple b, AttrNumber column)
+{
+	bool		anull;
+	bool		bnull;
+	Datum		x = heap_getattr(a, column, desc, &anull);
+	Datum		y = heap_getattr(b, column, desc, &bnull);
+
+	return anull == bnull &&
+		(anull || DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+													   x, y)));
+}
+
+/*
+ * Raise an error if a row that has just been written, in place of old unless that is
+ * NULL, has another scope or API than a row of its name that was committed after the
+ * transaction's snapshot was taken.  The guard, which sees what the snapshot shows,
+ * has found those of before, and keeps others from being written until the
+ * transaction is over.
+ */
+void
+flr_definitions_check_variants(Relation table, HeapTuple row, HeapTuple old)
+{
+	TupleDesc	desc = RelationGetDescr(table);
+	Oid			index;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+	Datum		name;
+
+	if (!has_columns(table))
+		return;
+	name = heap_getattr(row, COLUMN_NAME, desc, &isnull);
+	if (isnull)
+		return;
+	index = get_relname_relid("fl_rate_limit_natural_key",
+							  RelationGetNamespace(table));
+	ScanKeyInit(&key, COLUMN_NAME, BTEqualStrategyNumber, F_TEXTEQ, name);
+	scan = systable_beginscan(table, index, OidIsValid(index), NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (old != NULL && ItemPointerEquals(&tuple->t_self, &old->t_self))
+			continue;
+		if (!same_text_column(desc, tuple, row, COLUMN_SCOPE) ||
+			!same_text_column(desc, tuple, row, COLUMN_API))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent update"),
+					 errdetail("Another session has given rate limit \"%s\" another scope or api.",
+							   TextDatumGetCString(name))));
+	}
+	systable_endscan(scan);
 }
 
 /* Read the secret that keys the hashes of subjects. */

@@ -47,6 +47,8 @@ extern FlrLimit *flr_definitions_fetch(FlrDefinitions *definitions,
 									   int32 limit_id);
 extern bool flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 										const FlrText *api);
+extern void flr_definitions_check_variants(Relation table, HeapTuple row,
+										   HeapTuple old);
 
 #pragma GCC visibility pop
 

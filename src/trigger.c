@@ -10,6 +10,7 @@
 #include "compat.h"
 
 #include "access/sysattr.h"
+#include "access/xact.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
@@ -20,6 +21,7 @@
 #include "utils/tuplestore.h"
 
 #include "check.h"
+#include "definitions.h"
 #include "request.h"
 
 #define ROWS_ARGUMENT	"rows"
@@ -182,6 +184,8 @@ PG_FUNCTION_INFO_V1(fl_rate_limit_changed);
 /*
  * fl_rate_limit_changed(): trigger on fl_rate_limit that makes every session,
  * also on standbys, read the definitions again once the change has committed.
+ * It also sees what the guard, a function of SQL, cannot: rows that are newer than
+ * the transaction's snapshot.
  */
 Datum
 fl_rate_limit_changed(PG_FUNCTION_ARGS)
@@ -194,5 +198,17 @@ fl_rate_limit_changed(PG_FUNCTION_ARGS)
 				 errmsg("fl_rate_limit_changed can only be called as a trigger")));
 	flr_limits_changing();
 	CacheInvalidateRelcache(trigdata->tg_relation);
+	if (IsolationUsesXactSnapshot() &&
+		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
+		TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) &&
+		!TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+	{
+		bool		update = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
+
+		flr_definitions_check_variants(trigdata->tg_relation,
+									   update ? trigdata->tg_newtuple :
+									   trigdata->tg_trigtuple,
+									   update ? trigdata->tg_trigtuple : NULL);
+	}
 	return PointerGetDatum(NULL);
 }
