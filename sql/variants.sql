@@ -41,5 +41,24 @@ SELECT v.reason FROM fl_rate_try('user', 'bad', 'banned', 1, 'banned') AS v;
 SELECT fl_rate_maintain();
 SELECT key, expires_at BETWEEN now() + interval '4 min' AND now() + interval '25 h' AS expires FROM fl_rate_saved ORDER BY key;
 
+-- Of a long record each sees what suits its own period: a request by the longer one moves nothing that the shorter one has let go,
+-- and what only the longer one looks at is kept in fewer pieces.
+SET client_min_messages = warning;
+SELECT fl_rate_define('record', 'user', 'record', 1000000, '1 min') > 0, fl_rate_define('record', 'user', 'record', 1000000000, '366 days', plan => 'pro') > 0;
+RESET client_min_messages;
+DO $$
+BEGIN
+	FOR i IN 1 .. 6000 LOOP
+		PERFORM fl_rate_check('user', 'r', 'record'), fl_rate_age('user', 'r', 'record', '10 ms');
+		IF i = 4200 THEN
+			PERFORM fl_rate_check('user', 'r', 'record', 1000), fl_rate_age('user', 'r', 'record', '61 s'), fl_rate_check('user', 'r', 'record', 1, 'pro');
+			RAISE NOTICE '% left, % of pro', (fl_rate_peek('user', 'r', 'record')).remaining, (fl_rate_peek('user', 'r', 'record', 1, 'pro')).remaining;
+		END IF;
+	END LOOP;
+END
+$$;
+SELECT v.remaining FROM fl_rate_peek('user', 'r', 'record', 1, 'pro') AS v;
+SELECT memory < 50000 FROM fl_rate_counters WHERE key = 'r';
+
 SET client_min_messages = warning;
 DROP EXTENSION fliplet_ratelimit CASCADE;

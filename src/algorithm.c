@@ -10,6 +10,9 @@
  * exact; beyond, a run swallows what is spent within the same step of
  * period / FLR_EXACT_RUNS and moves to the later time, which is now, so that
  * spending leaves the window late by less than one step and never early.
+ * Where rules of different periods share a record, steps suit the shortest at
+ * first, and wider ones as runs grow older than what shorter rules look back at:
+ * now and then such runs are joined.
  * Reservations neither swallow nor are swallowed: moving what has been spent
  * to a time that is still to come would hide it until then.
  *
@@ -35,7 +38,12 @@
 #include "postgres.h"
 #endif
 
+#include "port/pg_bitutils.h"
+
 #include "algorithm.h"
+
+/* So many runs come before others are joined again. */
+#define THINNING_RUNS	(FLR_EXACT_RUNS / 8)
 
 /* Up to here narrow runs reach, with some room for reservations. */
 #define NARROW_PERIOD	(INT64CONST(3600) * 1000000)
@@ -121,13 +129,10 @@ sliding_peak(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 	{
 		/* no reservations: the sum can only fall from here on */
 		FlrCursor	cursor;
-		uint64		sum = state->total;
 
-		for (flr_record_start(&cursor, arena, state);
-			 cursor.left > 0 && cursor.time <= from - rule->period;
-			 flr_record_next(&cursor))
-			sum -= (uint64) cursor.cost;
-		return to_cost(sum);
+		return to_cost(state->total -
+					   flr_record_seek(&cursor, arena, state,
+									   from - rule->period));
 	}
 
 	sweep_start(&sweep, arena, state, rule->period, from);
@@ -157,11 +162,10 @@ sliding_first(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 	{
 		/* no reservations: wait until enough of the oldest has left */
 		FlrCursor	cursor;
-		uint64		sum = state->total;
+		uint64		sum = state->total -
+		flr_record_seek(&cursor, arena, state, from - rule->period);
 
-		for (flr_record_start(&cursor, arena, state);
-			 cursor.left > 0 && (cursor.time <= from - rule->period ||
-								 sum > (uint64) ceiling);
+		for (; cursor.left > 0 && sum > (uint64) ceiling;
 			 flr_record_next(&cursor))
 		{
 			t = Max(from, later(cursor.time, rule->period));
@@ -184,6 +188,71 @@ sliding_first(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 			return t;
 		sweep_to(&sweep, sweep.enter.time);
 	}
+}
+
+/*
+ * The width of the steps in which rules that share a record have what is looked
+ * back at for so long; 0: none, it is exact.
+ */
+static inline int64
+common_step(int64 period)
+{
+	int64		step = period / FLR_EXACT_RUNS;
+
+	return step > 0 ? INT64CONST(1) << pg_leftmost_one_pos64(step) : 0;
+}
+
+/* The width of the steps in which a rule spends. */
+static inline int64
+spending_step(const FlrRule *rule)
+{
+	return rule->shortest == rule->retention ? rule->period / FLR_EXACT_RUNS :
+		common_step(rule->shortest);
+}
+
+/* By which rules runs may be joined, and when. */
+typedef struct Thinning
+{
+	const FlrRule *rule;
+	int64		now;
+} Thinning;
+
+/*
+ * flr_record_join() callback.  No rule sees the difference but those that look back
+ * further than last, and to each of them it is less than one step.  Steps are
+ * powers of two, so that those of different widths have edges in common: joined
+ * again and again as it grows older, a run never leaves the widest of them.  (By
+ * another clock, after a restart, they have others: then it may be two steps.)
+ */
+static bool
+may_join(const void *arg, int64 first, int64 last)
+{
+	const Thinning *thinning = arg;
+	const FlrRule *rule = thinning->rule;
+	int64		age = thinning->now - last;
+	int64		step;
+
+	if (age < rule->shortest)
+		return false;
+	step = common_step(age > rule->second ? rule->retention : age);
+	return step > 0 && flr_floor_to(first, step) == flr_floor_to(last, step);
+}
+
+/*
+ * Have the record of rules of different periods not grow beyond what they need: one
+ * run a step, for each of the widths of steps there are.  Looks at all of it, and
+ * so does nothing unless some have come since it last did.
+ */
+static void
+thin_out(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now)
+{
+	Thinning	thinning = {rule, now};
+
+	if (rule->shortest == rule->retention || rule->tentative ||
+		state->nruns < FLR_EXACT_RUNS + THINNING_RUNS ||
+		flr_record_grown(arena, state) < THINNING_RUNS)
+		return;
+	flr_record_join(arena, state, may_join, &thinning);
 }
 
 /* ------------------------------------------------------------------------
@@ -321,6 +390,36 @@ void
 flr_state_init(FlrState *state)
 {
 	flr_record_init(state);
+}
+
+/* Set the period of a rule that shares its state with none, so far. */
+void
+flr_rule_set_period(FlrRule *rule, int64 period)
+{
+	rule->period = period;
+	rule->retention = period;
+	rule->second = period;
+	rule->shortest = period;
+}
+
+/* Have a rule know of another one, or of itself, that shares its state. */
+void
+flr_rule_share(FlrRule *rule, const FlrRule *other)
+{
+	/* a sliding window's retention may be what it knows of others */
+	int64		looks = other->algorithm == FLR_SLIDING_WINDOW ?
+	other->period : other->retention;
+
+	if (looks > rule->retention)
+	{
+		rule->second = rule->retention;
+		rule->retention = looks;
+	}
+	else if (looks < rule->retention &&
+			 (rule->second == rule->retention || looks > rule->second))
+		rule->second = looks;
+	rule->shortest = Min(rule->shortest, looks);
+	rule->drain = Max(rule->drain, other->drain);
 }
 
 /*
@@ -602,16 +701,20 @@ flr_spend(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 	if (rule->algorithm == FLR_SLIDING_WINDOW)
 	{
 		int64		step = slot == now && state->nruns >= FLR_EXACT_RUNS ?
-		rule->period / FLR_EXACT_RUNS : 0;
+		spending_step(rule) : 0;
 
 		if (flr_record_append(arena, state, time, cost, step))
 			return true;
 		if (step > 0)
 			not_before = flr_floor_to(time, step);
 	}
-	return flr_record_add(arena, state, time, cost, wants_wide(rule),
-						  not_before) ||
-		(merge && slot == now && flr_record_merge(arena, state, time, cost));
+	if (flr_record_add(arena, state, time, cost, wants_wide(rule), not_before))
+	{
+		if (rule->algorithm == FLR_SLIDING_WINDOW)
+			thin_out(arena, rule, state, now);
+		return true;
+	}
+	return merge && slot == now && flr_record_merge(arena, state, time, cost);
 }
 
 /*
@@ -633,7 +736,7 @@ flr_take(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 		/* if it fits beside all of the record, it fits beside a part */
 		if (state->total <= (uint64) rule->max_requests &&
 			cost <= rule->max_requests - (int64) state->total &&
-			rule->retention == rule->period &&
+			rule->shortest == rule->retention &&
 			flr_record_append(arena, state, now, cost,
 							  unlikely(state->nruns >= FLR_EXACT_RUNS) ?
 							  rule->period / FLR_EXACT_RUNS : 0))

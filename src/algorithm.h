@@ -58,8 +58,13 @@ struct FlrRule
 	int64		max_requests;	/* cost units per period, >= 0 */
 	int64		period;			/* microseconds, > 0 */
 	int64		burst;			/* token bucket: capacity, >= 0 */
-	int64		retention;		/* how far back other rules that share the
-								 * state look, >= period */
+	int64		retention;		/* how far back the rules that share the state
+								 * look, >= period */
+	int64		second;			/* sliding window: how far back they look but
+								 * for those that look furthest; else, if they
+								 * all do, that */
+	int64		shortest;		/* sliding window: how far back those look
+								 * that look least far, <= period */
 	int64		drain;			/* token bucket: microseconds in which the
 								 * slowest of the rules that share the state
 								 * drains a token; 0: none of them ever does */
@@ -84,6 +89,8 @@ typedef struct FlrDebt
 #define FLR_EXACT_RUNS	4096
 
 extern void flr_state_init(FlrState *state);
+extern void flr_rule_set_period(FlrRule *rule, int64 period);
+extern void flr_rule_share(FlrRule *rule, const FlrRule *other);
 extern void flr_advance(FlrArena *arena, const FlrRule *rule,
 						FlrState *state, int64 now);
 extern int64 flr_capacity(const FlrRule *rule);

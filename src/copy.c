@@ -219,11 +219,7 @@ set_retention(Copy *c)
 		for (FlrLimit *a = scope->limits; a != NULL; a = a->next)
 			for (FlrLimit *b = scope->limits; b != NULL; b = b->next)
 				if (a->identity == b->identity && b->enabled && !b->unlimited)
-				{
-					a->rule.retention = Max(a->rule.retention,
-											b->rule.retention);
-					a->rule.drain = Max(a->rule.drain, b->rule.drain);
-				}
+					flr_rule_share(&a->rule, &b->rule);
 }
 
 /*

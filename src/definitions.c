@@ -249,8 +249,7 @@ read_rule(FlrLimit *limit, const Datum *values, const bool *nulls)
 		!flr_interval_is_finite(&limit->period) ||
 		(limit->period.month != 0 && rule->algorithm != FLR_FIXED_WINDOW))
 		invalid_row(limit->limit_id, "period");
-	rule->period = usecs;
-	rule->retention = usecs;
+	flr_rule_set_period(rule, usecs);
 	rule->drain = rule->max_requests == 0 ? 0 :
 		(usecs - 1) / rule->max_requests + 1;
 	rule->burst = nulls[COLUMN_BURST - 1] ? rule->max_requests :

@@ -85,6 +85,65 @@ flr_record_next(FlrCursor *cursor)
 	cursor_load(cursor);
 }
 
+/*
+ * Of the n runs from a place of a block on, how many are not later than time?
+ * Adds their costs to *sum.
+ */
+static inline uint32
+sum_block(const FlrArena *arena, const FlrState *state, FlrBlockId block,
+		  uint32 place, uint32 n, int64 time, uint64 *sum)
+{
+	const FlrChain *chain = block ? flr_block(arena, block) : NULL;
+	uint32		i;
+
+	if (flr_is_wide(state))
+	{
+		const FlrWideRun *runs = chain ? chain->runs.wide : state->runs.wide;
+
+		for (i = 0; i < n && runs[place + i].time <= time; i++)
+			*sum += (uint64) runs[place + i].cost;
+	}
+	else
+	{
+		const FlrNarrowRun *runs = chain ? chain->runs.narrow :
+		state->runs.narrow;
+		int64		offset = time - state->base;
+
+		for (i = 0; i < n && runs[place + i].offset <= offset; i++)
+			*sum += runs[place + i].cost;
+	}
+	return i;
+}
+
+/*
+ * Put a cursor on the first run that is later than time, or past the end.  Returns
+ * the cost of those before it, modulo 2^64.
+ */
+uint64
+flr_record_seek(FlrCursor *cursor, const FlrArena *arena,
+				const FlrState *state, int64 time)
+{
+	uint64		sum = 0;
+
+	flr_record_start(cursor, arena, state);
+	while (cursor->left > 0)
+	{
+		uint32		room = flr_places_in(state, cursor->block) - cursor->place;
+		uint32		n = Min(cursor->left, room);
+		uint32		passed = sum_block(arena, state, cursor->block,
+									   cursor->place, n, time, &sum);
+
+		cursor->place += passed;
+		cursor->left -= passed;
+		if (passed < n)
+			break;
+		cursor->block = flr_block_after(arena, cursor->block);
+		cursor->place = 0;
+	}
+	cursor_load(cursor);
+	return sum;
+}
+
 /* Drop the first run of a record that has one. */
 void
 flr_record_pop(FlrArena *arena, FlrState *state)
@@ -198,6 +257,7 @@ make_room_inline(FlrArena *arena, FlrState *state)
 		if (fresh == 0)
 			return false;
 		((FlrChain *) flr_block(arena, fresh))->next = 0;
+		((FlrChain *) flr_block(arena, fresh))->begun = 0;
 		state->flags |= FLR_STATE_CHAINED;
 		state->runs.chain.first = fresh;
 		state->runs.chain.last = fresh;
@@ -300,7 +360,10 @@ append(FlrArena *arena, FlrState *state, int64 time, int64 cost)
 
 	if (state->tail == flr_places_in(state, last))
 	{
+		uint32		begun = ((FlrChain *) flr_block(arena, last))->begun;
+
 		last = flr_block_after(arena, last);
+		((FlrChain *) flr_block(arena, last))->begun = begun + 1;
 		state->runs.chain.last = last;
 		state->tail = 0;
 	}
@@ -416,6 +479,79 @@ flr_record_merge(FlrArena *arena, FlrState *state, int64 time, int64 cost)
 
 	find_at_or_before(&cursor, arena, state, time);
 	return cursor.left > 0 && extend(&cursor, time, cost);
+}
+
+/* How many runs have been added behind the last one since runs were joined, or so. */
+uint32
+flr_record_grown(const FlrArena *arena, const FlrState *state)
+{
+	FlrBlockId	last = flr_last_block(state);
+
+	if (last == 0)
+		return 0;
+	return ((FlrChain *) flr_block(arena, last))->begun *
+		flr_places_in(state, last);
+}
+
+/* Give back the blocks behind this one of a chain, in which there is nothing. */
+static void
+cut_chain(FlrArena *arena, FlrBlockId last)
+{
+	FlrChain   *chain = flr_block(arena, last);
+	FlrBlockId	block = chain->next;
+
+	chain->next = 0;
+	while (block != 0)
+	{
+		FlrBlockId	next = flr_block_after(arena, block);
+
+		arena->give(arena, block);
+		block = next;
+	}
+}
+
+/*
+ * Join neighbouring runs of a record that has a chain: those at times first to last
+ * become one at last where may_join says so and the sum of their costs fits.
+ */
+void
+flr_record_join(FlrArena *arena, FlrState *state,
+				bool (*may_join) (const void *arg, int64 first, int64 last),
+				const void *arg)
+{
+	FlrCursor	cursor;
+	FlrCursor	place;			/* where the next joined run goes */
+	int64		limit = flr_is_wide(state) ? PG_INT64_MAX : FLR_NARROW_LIMIT - 1;
+	int64		first;
+	int64		time;
+	int64		cost;
+	uint32		n = 1;
+
+	Assert(state->nruns > 0 && flr_first_block(state) != 0);
+	flr_record_start(&cursor, arena, state);
+	place = cursor;
+	first = time = cursor.time;
+	cost = cursor.cost;
+	for (flr_record_next(&cursor); cursor.left > 0; flr_record_next(&cursor))
+	{
+		if (cursor.cost <= limit - cost && may_join(arg, first, cursor.time))
+			cost += cursor.cost;
+		else
+		{
+			flr_put_run(arena, state, place.block, place.place, time, cost);
+			flr_record_next(&place);
+			first = cursor.time;
+			cost = cursor.cost;
+			n++;
+		}
+		time = cursor.time;
+	}
+	flr_put_run(arena, state, place.block, place.place, time, cost);
+	cut_chain(arena, place.block);
+	((FlrChain *) flr_block(arena, place.block))->begun = 0;
+	state->runs.chain.last = place.block;
+	state->tail = place.place + 1;
+	state->nruns = n;
 }
 
 /*

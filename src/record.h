@@ -79,7 +79,8 @@ typedef struct FlrWideRun
 typedef struct FlrChain
 {
 	FlrBlockId	next;
-	uint32		unused;
+	uint32		begun;			/* how many blocks the record has begun since
+								 * runs were joined, when it began this one */
 	union
 	{
 		FlrNarrowRun narrow[FLR_CHAIN_NARROW];
@@ -303,6 +304,8 @@ extern void flr_record_clear(FlrArena *arena, FlrState *state);
 extern void flr_record_start(FlrCursor *cursor, const FlrArena *arena,
 							 const FlrState *state);
 extern void flr_record_next(FlrCursor *cursor);
+extern uint64 flr_record_seek(FlrCursor *cursor, const FlrArena *arena,
+							  const FlrState *state, int64 time);
 extern void flr_record_pop(FlrArena *arena, FlrState *state);
 extern bool flr_record_reserve(FlrArena *arena, FlrState *state,
 							   int64 time, int64 cost, bool wide);
@@ -313,6 +316,11 @@ extern bool flr_record_can_merge(const FlrArena *arena,
 								 int64 time, int64 cost);
 extern bool flr_record_merge(FlrArena *arena, FlrState *state,
 							 int64 time, int64 cost);
+extern uint32 flr_record_grown(const FlrArena *arena, const FlrState *state);
+extern void flr_record_join(FlrArena *arena, FlrState *state,
+							bool (*may_join) (const void *arg, int64 first,
+											  int64 last),
+							const void *arg);
 extern void flr_record_subtract(FlrArena *arena, FlrCursor *cursor,
 								int64 cost);
 extern void flr_record_shift(FlrArena *arena, FlrState *state, int64 by);

@@ -95,8 +95,7 @@ read_rule(FunctionCallInfo fcinfo, FlrRule *rule, FlrCalendarArg *calendar)
 	rule->max_requests = PG_GETARG_INT64(0);
 	if (rule->max_requests < 0)
 		invalid("max_requests must not be negative");
-	rule->period = flr_interval_arg(fcinfo, 1, "period");
-	rule->retention = rule->period;
+	flr_rule_set_period(rule, flr_interval_arg(fcinfo, 1, "period"));
 	if (rule->period == 0)
 		invalid("period must be positive");
 	period = PG_GETARG_INTERVAL_P(1);

@@ -86,7 +86,7 @@ any_rule(Limit *l)
 	r->max_requests = below(PG_INT64_MAX);
 	r->burst = below(PG_INT64_MAX);
 	if (r->calendar == NULL)
-		r->period = r->retention = 1 + below(FLR_MAX_PERIOD);
+		flr_rule_set_period(r, 1 + below(FLR_MAX_PERIOD));
 	limit_say(l);
 }
 

@@ -209,7 +209,7 @@ run(const uint8_t *choices, const uint8 *bytes, size_t size)
 	rule.algorithm = saved.algorithm;
 	rule.max_requests = PICK(limits, choices[0]);
 	rule.burst = PICK(limits, choices[0] >> 4);
-	rule.period = rule.retention = PICK(periods, choices[1]);
+	flr_rule_set_period(&rule, PICK(periods, choices[1]));
 	if (choices[1] >= 128)
 		rule.retention += PICK(periods, choices[1] >> 4);
 

@@ -35,8 +35,9 @@ large_trace(void)
 	Promise		promise = reserves ? LARGE_RESERVED : LARGE_NEVER_MORE;
 
 	limit_init(&l, FLR_SLIDING_WINDOW);
-	r->period = periods[below(lengthof(periods))];
-	r->retention = chance(80) ? r->period : 2 * r->period;
+	flr_rule_set_period(r, periods[below(lengthof(periods))]);
+	if (chance(20))
+		r->retention *= 2;
 	r->max_requests = FLR_EXACT_RUNS + 50 + below(chance(50) ? 100 : 8000);
 	limit_say(&l);
 	late = r->period / FLR_EXACT_RUNS;
@@ -133,8 +134,8 @@ flood_trace(void)
 	int64		now = pick_start();
 
 	rule.max_requests = PG_INT64_MAX;
-	rule.period = 10000 + below(chance(50) ? 100000 : INT64CONST(1) << 40);
-	rule.retention = rule.period;
+	flr_rule_set_period(&rule, 10000 + below(chance(50) ? 100000 :
+											INT64CONST(1) << 40));
 	flr_state_init(&state);
 	for (int i = 0; i < 30000; i++)
 	{
@@ -148,6 +149,135 @@ flood_trace(void)
 			flr_take(arena, &rule, &state, now, 1, &remaining);
 		check(LARGE_MEMORY, state.nruns <= MAX_RUNS(&rule),
 			  "%u runs for period " INT64_FORMAT, state.nruns, rule.period);
+	}
+	flr_record_clear(arena, &state);
+}
+
+/* ---------- rules of several periods that share a record ---------- */
+
+#define MAX_SHARING		4
+#define SHARED_SPENDINGS	100000
+
+/* What was spent, in the order of time: when, and how much up to then */
+static int64 shared_times[SHARED_SPENDINGS];
+static int64 shared_sums[SHARED_SPENDINGS + 1];
+static int	nshared;
+
+/* The cost of all that was spent after a time */
+static int64
+spent_after(int64 time)
+{
+	int			low = 0;
+	int			high = nshared;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (shared_times[middle] > time)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return shared_sums[nshared] - shared_sums[low];
+}
+
+/* At most so many runs: young ones, those that have come since, and one a step */
+static uint32
+max_shared_runs(const FlrRule *rule)
+{
+	uint32		runs = 4 * FLR_EXACT_RUNS + FLR_EXACT_RUNS / 8 + 16;
+
+	/* steps are rounded down to a power of two: up to twice as many */
+	for (int64 age = rule->shortest; age < rule->second; age *= 2)
+		runs += FLR_EXACT_RUNS;
+	return runs;
+}
+
+/* Compare what is in use by a rule with what was spent, at a time from now on */
+static void
+look_at_shared(const FlrRule *rule, const FlrState *state, int64 at)
+{
+	int64		used = flr_used(arena, rule, state, at);
+	int64		spent = spent_after(at - rule->period);
+	int64		late = spent_after(at - rule->period -
+								   rule->period / FLR_EXACT_RUNS);
+
+	check(SHARED_NEVER_EARLY, used >= spent,
+		  "in use " INT64_FORMAT ", spent " INT64_FORMAT ", period "
+		  INT64_FORMAT, used, spent, rule->period);
+	check(SHARED_LATENESS, used <= late,
+		  "in use " INT64_FORMAT ", spent at most " INT64_FORMAT ", period "
+		  INT64_FORMAT, used, late, rule->period);
+	if (nshared <= FLR_EXACT_RUNS)
+		check(SHARED_EXACT, used == spent, "in use " INT64_FORMAT ", spent "
+			  INT64_FORMAT ", period " INT64_FORMAT, used, spent, rule->period);
+}
+
+/* Several rules spend in turns, quickly, slowly, and after pauses */
+void
+shared_trace(void)
+{
+	FlrRule		rules[MAX_SHARING];
+	FlrState	state;
+	int			n = 2 + (int) below(MAX_SHARING - 1);
+	int64		now = pick_start();
+	int64		period = 5000 + below(chance(50) ? 100000 : INT64CONST(1) << 30);
+	int64		pace = 1;
+	int			spender = 0;
+	int64		cost_limit = chance(20) ? INT64CONST(1) << 32 : 3;
+	bool		steady = chance(30);
+
+	memset(rules, 0, sizeof(rules));
+	for (int i = 0; i < n; i++)
+	{
+		rules[i].algorithm = FLR_SLIDING_WINDOW;
+		rules[i].max_requests = PG_INT64_MAX;
+		flr_rule_set_period(&rules[i], period);
+		SAY("period " INT64_FORMAT, period);
+		if (chance(90))
+			period += below(period * (chance(50) ? 2 : 50));
+	}
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < n; j++)
+			flr_rule_share(&rules[i], &rules[j]);
+	flr_state_init(&state);
+	nshared = 0;
+	while (nshared < SHARED_SPENDINGS && !trace_failed)
+	{
+		const FlrRule *rule;
+		int64		cost = 1 + below(cost_limit);
+		int64		remaining;
+		FlrDebt		debt;
+
+		steps_done++;
+		if (nshared % 1000 == 0)
+		{
+			spender = (int) below(n);
+			pace = rules[steady ? 0 : below(n)].period / (1000 + below(9000));
+			if (chance(steady ? 1 : 10))
+				now += below(rules[below(n)].period * 2);
+		}
+		rule = &rules[chance(95) ? spender : below(n)];
+		now += below(2 * pace + 1);
+		flr_advance(arena, rule, &state, now);
+		if (chance(50))
+			flr_spend(arena, rule, &state, now, now, cost, false, &debt);
+		else
+			flr_take(arena, rule, &state, now, cost, &remaining);
+		shared_times[nshared] = now;
+		shared_sums[nshared + 1] = shared_sums[nshared] + cost;
+		nshared++;
+		check(SHARED_MEMORY, state.nruns <= max_shared_runs(rule),
+			  "%u runs, not more than %u", state.nruns, max_shared_runs(rule));
+		check(SHARED_MEMORY, blocks.ntaken <=
+			  (int) (state.nruns / (flr_is_wide(&state) ? FLR_CHAIN_WIDE :
+									FLR_CHAIN_NARROW)) + 3,
+			  "%d blocks for %u runs", blocks.ntaken, state.nruns);
+		if (nshared % 97 == 0)
+			for (int i = 0; i < n; i++)
+				look_at_shared(&rules[i], &state, now +
+							   (chance(50) ? 0 : below(rules[i].period)));
 	}
 	flr_record_clear(arena, &state);
 }
@@ -264,7 +394,7 @@ full_trace(void)
 	else if (chance(80))
 		r->max_requests = 8 + below(60);
 	if (chance(80) && r->period < 100)
-		r->period = r->retention = 100 + below(1000000);
+		flr_rule_set_period(r, 100 + below(1000000));
 	limit_say(&l);
 
 	for (int64 i = 0; i < steps && !trace_failed; i++)
@@ -324,8 +454,8 @@ full_step_trace(void)
 	int64		now = pick_start();
 
 	rule.max_requests = INT64CONST(1) << (40 + below(20));
-	rule.period = FLR_EXACT_RUNS * (2 + below(INT64CONST(1) << 20));
-	rule.retention = rule.period;
+	flr_rule_set_period(&rule, FLR_EXACT_RUNS *
+						(2 + below(INT64CONST(1) << 20)));
 	step = rule.period / FLR_EXACT_RUNS;
 	flr_state_init(&state);
 	while (state.nruns < FLR_EXACT_RUNS)

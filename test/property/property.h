@@ -67,6 +67,10 @@ typedef enum Promise
 	LARGE_RESERVED,
 	LARGE_LATENESS,
 	LARGE_MEMORY,
+	SHARED_NEVER_EARLY,
+	SHARED_LATENESS,
+	SHARED_EXACT,
+	SHARED_MEMORY,
 	FULL_UNCHANGED,
 	FULL_ROOM,
 	FULL_NEVER_MORE,
@@ -222,6 +226,7 @@ extern void forget_served(Waiting *waiting, int64 until);
 extern void cancel_any(Limit *l, Waiting *waiting, int64 now);
 extern void large_trace(void);
 extern void flood_trace(void);
+extern void shared_trace(void);
 extern void full_trace(void);
 extern void full_step_trace(void);
 extern void spread_trace(void);

@@ -147,9 +147,8 @@ pick_rule(Limit *l, FlrAlgorithm algorithm)
 
 	r->algorithm = algorithm;
 	r->max_requests = pick_max();
-	r->period = pick_period();
+	flr_rule_set_period(r, pick_period());
 	r->burst = chance(50) ? r->max_requests : pick_max();
-	r->retention = r->period;
 	if (chance(20))
 		r->retention += below(Min(r->period * 3, FLR_MAX_PERIOD - r->period) + 1);
 	pick_calendar(l);
@@ -263,7 +262,9 @@ limit_change(Limit *l, int64 now)
 		}
 		pick_calendar(l);
 	}
-	r->retention = chance(50) ? r->period : Max(r->period, old_retention);
+	flr_rule_set_period(r, r->period);
+	if (!chance(50))
+		r->retention = Max(r->period, old_retention);
 	l->steady = false;
 	l->changes++;
 	limit_say(l);

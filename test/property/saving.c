@@ -416,7 +416,7 @@ saved_trace(void)
 	{
 		r->max_requests = r->burst = INT64CONST(1) << 40;
 		if (chance(80) && r->period < 1000)
-			r->period = r->retention = 1000 + below(INT64CONST(1) << 34);
+			flr_rule_set_period(r, 1000 + below(INT64CONST(1) << 34));
 		limit_say(&l);
 	}
 	for (int64 i = 0; i < steps && !trace_failed; i++)

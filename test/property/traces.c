@@ -399,6 +399,7 @@ const Group groups[] = {
 	{"no memory, steps", full_step_trace, 100},
 	{"large record", large_trace, 10},
 	{"flood", flood_trace, 1},
+	{"shared", shared_trace, 1},
 	{"hash", spread_trace, 1},
 	{"saved", saved_trace, 500},
 };
