@@ -240,6 +240,23 @@ $node->safe_psql('anew', 'DROP EXTENSION fliplet_ratelimit; CREATE EXTENSION fli
 is($node->safe_psql('anew', q{SELECT fl_rate_check('user', '1', 'communicate')}), 19, 'a recreated extension begins anew');
 is($node->safe_psql('anew', 'SELECT fl_rate_sweep()'), 50, 'and what it counted before goes');
 
+# ------------------------------------------------ a bucket that nothing drains any more
+
+sql('SELECT fl_rate_reset_all()');
+sql(q{SELECT fl_rate_check('user', 'blocked', 'bucket', 500)});
+sql(q{UPDATE fl_rate_limit SET max_requests = 0, burst = NULL WHERE name = 'bucket'});
+is(sql(q{SELECT reason FROM fl_rate_try('user', 'blocked', 'bucket')}), 'blocked', 'a limit that allows nothing');
+sql('SELECT fl_rate_maintain()');
+my $expires = q{SELECT key, expires_at BETWEEN now() + interval '100 h' AND now() + interval '1001 h' FROM fl_rate_saved};
+is(sql($expires), 'blocked|t', 'what was spent before is saved until it would have drained');
+$node->restart;
+sql('SELECT fl_rate_sweep()');
+is(sql(q{SELECT used FROM fl_rate_counters}), 500, 'and is there after a restart');
+sql(q{SELECT fl_rate_refund('user', 'blocked', 'bucket', 100)});
+is(sql('SELECT fl_rate_maintain()'), 1, 'it is saved again when it changes');
+is(sql($expires), 'blocked|t', 'and still not for ever');
+sql(q{UPDATE fl_rate_limit SET max_requests = 1000 WHERE name = 'bucket'});
+
 # ------------------------------------------------ promotion
 
 $node->backup('backup');
