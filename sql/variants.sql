@@ -60,5 +60,19 @@ $$;
 SELECT v.remaining FROM fl_rate_peek('user', 'r', 'record', 1, 'pro') AS v;
 SELECT memory < 50000 FROM fl_rate_counters WHERE key = 'r';
 
+-- A row for one key keeps what everyone's row looks back at, which applies again after it: while rows for single keys are few, and when
+-- they are so many that they are looked up.
+SET client_min_messages = warning;
+SELECT fl_rate_define('keyed', 'user', 'keyed', 100, '1 day') > 0, fl_rate_define('keyed', 'user', 'keyed', 100, '1 s', key => 'k') > 0;
+RESET client_min_messages;
+SELECT fl_rate_check('user', 'k', 'keyed', 50), fl_rate_age('user', 'k', 'keyed', '2 min'), fl_rate_check('user', 'k', 'keyed', 1);
+UPDATE fl_rate_limit SET enabled = false WHERE key = 'k';
+SELECT v.remaining FROM fl_rate_peek('user', 'k', 'keyed') AS v;
+UPDATE fl_rate_limit SET enabled = true WHERE key = 'k';
+INSERT INTO fl_rate_limit (name, scope, api, key, max_requests, period) SELECT 'keyed', 'user', 'keyed', i, 100, '1 s' FROM generate_series(1, 300) AS i;
+SELECT fl_rate_age('user', 'k', 'keyed', '2 min'), fl_rate_check('user', 'k', 'keyed', 1);
+UPDATE fl_rate_limit SET enabled = false WHERE key = 'k';
+SELECT v.remaining FROM fl_rate_peek('user', 'k', 'keyed') AS v;
+
 SET client_min_messages = warning;
 DROP EXTENSION fliplet_ratelimit CASCADE;

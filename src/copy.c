@@ -153,7 +153,36 @@ set_identity(const Copy *c, FlrLimit *limit)
 								   strlen(limit->name)).hi;
 }
 
-/* Remember a row for one key, in front of the others of that key. */
+/*
+ * Have a limit know of everyone's and the plans' rows that share its counters.  A
+ * record must reach back as far as the longest period of any row that may be applied
+ * to it: those of the same identity, whatever the plan.  And a bucket lives as long
+ * as the slowest of them needs.
+ */
+static void
+share(const Scope *scope, FlrLimit *limit)
+{
+	for (const FlrLimit *other = scope->limits; other != NULL;
+		 other = other->next)
+		if (other->identity == limit->identity && other->enabled &&
+			!other->unlimited)
+			flr_rule_share(&limit->rule, &other->rule);
+}
+
+/*
+ * Put a row for one key in front of the others of that key.  It keeps what
+ * everyone's rows look back at, since these apply again when it does not any more;
+ * they do not know of it, since there may be very many rows for single keys.
+ */
+static FlrLimit *
+join_key_rows(const Scope *scope, FlrLimit *limit, FlrLimit *list)
+{
+	share(scope, limit);
+	limit->next = list;
+	return limit;
+}
+
+/* Remember a row for one key. */
 static void
 add_key_row(Copy *c, FlrLimit *limit)
 {
@@ -167,8 +196,7 @@ add_key_row(Copy *c, FlrLimit *limit)
 	rows = hash_search(c->keys, &subject, HASH_ENTER, &found);
 	if (!found)
 		rows->limits = NULL;
-	limit->next = rows->limits;
-	rows->limits = limit;
+	rows->limits = join_key_rows(scope, limit, rows->limits);
 }
 
 /* Start with no rows for single keys at hand. */
@@ -207,19 +235,14 @@ load_key_row(FlrLimit *limit, void *arg)
 	add_key_row(arg, limit);
 }
 
-/*
- * A record must reach back as far as the longest period of any row that may
- * be applied to it: those of the same identity, whatever the plan.  And a bucket
- * lives as long as the slowest of them needs.
- */
+/* Have all rows that are not for single keys know of each other. */
 static void
-set_retention(Copy *c)
+share_all(Copy *c)
 {
 	for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
-		for (FlrLimit *a = scope->limits; a != NULL; a = a->next)
-			for (FlrLimit *b = scope->limits; b != NULL; b = b->next)
-				if (a->identity == b->identity && b->enabled && !b->unlimited)
-					flr_rule_share(&a->rule, &b->rule);
+		for (FlrLimit *limit = scope->limits; limit != NULL;
+			 limit = limit->next)
+			share(scope, limit);
 }
 
 /*
@@ -272,7 +295,7 @@ read_copy(Oid relation, bool wait)
 		for (int i = 0; i < (int) lengthof(four); i++)
 			flr_copy_add_scope(c, four[i]);
 		flr_definitions_scan(definitions, load_row, c);
-		set_retention(c);
+		share_all(c);
 
 		reset_keys(c);
 		if (!flr_definitions_scan_keys(definitions, load_key_row, c))
@@ -370,10 +393,10 @@ static void
 collect_row(FlrLimit *limit, void *arg)
 {
 	FlrLimit  **list = arg;
+	FlrText		name = {limit->scope, strlen(limit->scope)};
 
 	set_identity(flr_copy, limit);
-	limit->next = *list;
-	*list = limit;
+	*list = join_key_rows(flr_copy_scope(flr_copy, name), limit, *list);
 }
 
 /* Rows for a single key: the first of a list, NULL when there are none. */
