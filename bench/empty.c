@@ -30,6 +30,7 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(bench_empty);
+PG_FUNCTION_INFO_V1(bench_bytes);
 PG_FUNCTION_INFO_V1(bench_counter);
 PG_FUNCTION_INFO_V1(bench_lines);
 PG_FUNCTION_INFO_V1(bench_turns);
@@ -47,6 +48,20 @@ bench_empty(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	PG_RETURN_INT64(0);
+}
+
+/* The size of a verdict on a key of six bytes, as a router's node sends it. */
+#define VERDICT_SIZE	195
+
+/* A function with the arguments of fl_rate_check() that answers so many bytes. */
+Datum
+bench_bytes(PG_FUNCTION_ARGS)
+{
+	bytea	   *result = palloc0(VARHDRSZ + VERDICT_SIZE);
+
+	(void) fcinfo;
+	SET_VARSIZE(result, VARHDRSZ + VERDICT_SIZE);
+	PG_RETURN_BYTEA_P(result);
 }
 
 /* A line of a cache. */

@@ -137,6 +137,8 @@ my @ROWS = (
 		sub { 1000 / (measured('backtest.replay') - measured('backtest.read')) }, '>=', 5, ''],
 	['cluster', 'routed check, 1 client: time of one ÷ the same of a bare PL/Proxy call of the empty function',
 		sub { (measured('cluster.bare') + measured('cluster.bare.again')) / (measured('cluster.routed') + measured('cluster.routed.again')) }, '<=', 1.1, ''],
+	['cluster', 'the same of a PL/Proxy call that answers as many bytes as a verdict has: what can be reached',
+		sub { (measured('cluster.bare') + measured('cluster.bare.again')) / (measured('cluster.bytes') + measured('cluster.bytes.again')) }, '', undef, ''],
 	['cluster', '÷ the same of a check called directly',
 		sub { measured('cluster.direct') / measured('cluster.routed') }, '', undef, ''],
 	['cluster', '÷ the same of a check called through dblink, connection kept',
@@ -221,6 +223,7 @@ my @MEASURED = (
 	['cluster.direct', 'called directly, 1 client', 0],
 	['cluster.routed', 'routed, 1 client', 0],
 	['cluster.bare', 'PL/Proxy call of the empty function, 1 client', 0],
+	['cluster.bytes', 'PL/Proxy call that answers as many bytes, 1 client', 0],
 	['cluster.dblink', 'through dblink, 1 client', 0],
 	['cluster.direct8', 'called directly, 8 clients', 0],
 	['cluster.nodes1', 'routed to one node, 8 clients', 0],
@@ -348,7 +351,7 @@ sub report
 			figure($min) . ' … ' . figure($max), $verdict];
 	}
 	print $md ? "# Measured\n\n" : "\n";
-	print "By `bench/run`; [README.md](README.md) says what is compared and how to read it.\n\n" if $md;
+	print "By `$fact{command}`; [README.md](README.md) says what is compared and how to read it.\n\n" if $md;
 	print about($md), "\n\n";
 	table($md, ['row', 'what', 'bar', 'median', 'min … max', ''], \@table) if @table;
 	print "\n", $short ? "$short short." : 'All rows pass.', "\n" if @table;
@@ -485,7 +488,7 @@ sub svg
   }
 </style>
 SVG
-	panel(50, 'Nanoseconds of a check, by live keys',
+	panel(50, 'Nanoseconds of a check above an empty one, by live keys',
 		\@keys, ['a', '', [map { (cost_at($_))[0] } @keys]]);
 	panel(490, 'Requests/s of pgbench, by clients', \@clients,
 		map { my ($class, $name, $what) = @$_;

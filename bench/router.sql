@@ -13,6 +13,12 @@ CREATE FUNCTION bench_bare(scope text, key text, api text) RETURNS bigint LANGUA
     SELECT bench_empty($1, $2, $3);
 $$;
 
+CREATE FUNCTION bench_bytes(scope text, key text, api text) RETURNS bytea LANGUAGE plproxy AS $$
+    CLUSTER 'fliplet_ratelimit';
+    RUN ON 0;
+    SELECT bench_bytes($1, $2, $3);
+$$;
+
 CREATE FUNCTION bench_dblink(k text) RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
     IF dblink_get_connections() IS NULL THEN

@@ -26,6 +26,9 @@ CREATE FUNCTION bench_access(scope text, key text, api text, cost bigint DEFAULT
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_access';
 CREATE FUNCTION bench_page(scope text, key text, api text, cost bigint DEFAULT 1, plan text DEFAULT NULL)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_page';
+-- what a router's node answers, without asking anything
+CREATE FUNCTION bench_bytes(scope text, key text, api text)
+    RETURNS bytea LANGUAGE c VOLATILE PARALLEL UNSAFE AS :'library', 'bench_bytes';
 CREATE FUNCTION bench_empty_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)
     RETURNS SETOF fl_rate_verdict LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS :'library', 'bench_empty_batch';
 CREATE FUNCTION bench_table_batch(scopes text[], keys text[], apis text[], costs bigint[] DEFAULT NULL, plans text[] DEFAULT NULL)

@@ -42,9 +42,9 @@ export interface Verdict {
   readonly remaining: number | null;
   /** serve the request after so many milliseconds */
   readonly delayMs: number;
-  /** milliseconds until nextValidAt by the server's clock, 0 when allowed, null: never */
+  /** milliseconds until nextValidAt by the server's clock, 0 when allowed, null: never, or not known (store_full) */
   readonly retryAfterMs: number | null;
-  /** when allowed, now; when refused, the first instant at which the request is granted if nothing else is spent, rounded up; null: never */
+  /** when allowed, now; when refused, the first instant at which the request is granted if nothing else is spent, rounded up; null: never, not known (store_full), or no limit applies */
   readonly nextValidAt: Date | null;
   /** the first instant at which remaining grows, rounded up; null: nothing is spent */
   readonly resetAt: Date | null;
