@@ -222,7 +222,7 @@ typedef struct Thinning
  * further than last, and to each of them it is less than one step.  Steps are
  * powers of two, so that those of different widths have edges in common: joined
  * again and again as it grows older, a run never leaves the widest of them.  (By
- * another clock, after a restart, they have others: then it may be two steps.)
+ * another clock, as after a restart, they have others, and it may be a step more.)
  */
 static bool
 may_join(const void *arg, int64 first, int64 last)
@@ -488,6 +488,26 @@ flr_used(FlrArena *arena, const FlrRule *rule, const FlrState *state,
 			return fixed_count(arena, state, start, end);
 	}
 	return 0;
+}
+
+/* The same, counting what any of the rules that share the state looks back at. */
+int64
+flr_used_by_any(FlrArena *arena, const FlrRule *rule, const FlrState *state,
+				int64 now)
+{
+	FlrRule		widest = *rule;
+	int64		start;
+	int64		end;
+
+	if (rule->algorithm == FLR_FIXED_WINDOW)
+	{
+		fixed_window(rule, now, &start, &end);
+		return fixed_count(arena, state, Min(start, now - rule->retention + 1),
+						   end);
+	}
+	widest.period = rule->retention;
+	return flr_used(arena, rule->algorithm == FLR_TOKEN_BUCKET ? rule : &widest,
+					state, now);
 }
 
 /* The largest cost that a request at now may have, 0 for none. */
@@ -860,18 +880,20 @@ flr_expiry(FlrArena *arena, const FlrRule *rule, const FlrState *state)
 	switch (rule->algorithm)
 	{
 		case FLR_TOKEN_BUCKET:
-			return bucket_expiry(rule, state);
+			if (state->total == 0 && state->runs.bucket.remainder == 0)
+				return bucket_expiry(rule, state);
+			return Max(bucket_expiry(rule, state),
+					   later(state->base, rule->tentative));
 		case FLR_SLIDING_WINDOW:
 			if (state->nruns == 0)
 				break;
-			return later(flr_record_last_time(arena, state),
-						 rule->retention);
+			return later(flr_record_last_time(arena, state), flr_life(rule));
 		case FLR_FIXED_WINDOW:
 			if (state->nruns == 0)
 				break;
 			start = flr_record_last_time(arena, state);
 			fixed_window(rule, start, &start, &end);
-			return Max(end, later(start, rule->retention));
+			return Max(end, later(start, flr_life(rule)));
 	}
 	return PG_INT64_MIN;
 }

@@ -68,12 +68,22 @@ struct FlrRule
 	int64		drain;			/* token bucket: microseconds in which the
 								 * slowest of the rules that share the state
 								 * drains a token; 0: none of them ever does */
-	bool		tentative;		/* there may be others that look further back,
-								 * so no runs are to be forgotten by this one */
+	int64		tentative;		/* there may be others that look further back:
+								 * no runs are to be forgotten by this one,
+								 * and what is spent is worth something for so
+								 * many microseconds at least; 0: there are
+								 * none */
 	int64		anchor;			/* fixed window: an instant at an edge */
 	FlrCalendar calendar;		/* fixed window: NULL, or see above */
 	const void *calendar_arg;	/* for the calendar's own use */
 };
+
+/* For how long after it was spent something may be worth something. */
+static inline int64
+flr_life(const FlrRule *rule)
+{
+	return Max(rule->retention, rule->tentative);
+}
 
 /* What a reservation did to a token bucket. */
 typedef struct FlrDebt
@@ -96,6 +106,8 @@ extern void flr_advance(FlrArena *arena, const FlrRule *rule,
 extern int64 flr_capacity(const FlrRule *rule);
 extern int64 flr_available(FlrArena *arena, const FlrRule *rule,
 						   const FlrState *state, int64 now);
+extern int64 flr_used_by_any(FlrArena *arena, const FlrRule *rule,
+							 const FlrState *state, int64 now);
 extern int64 flr_used(FlrArena *arena, const FlrRule *rule,
 					  const FlrState *state, int64 now);
 extern int64 flr_slot(FlrArena *arena, const FlrRule *rule,

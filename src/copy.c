@@ -245,16 +245,49 @@ share_all(Copy *c)
 			share(scope, limit);
 }
 
+/* Do something to every limit that is at hand. */
+static void
+for_limits(Copy *c, void (*act) (FlrLimit *limit, Copy *c))
+{
+	HASH_SEQ_STATUS status;
+	KeyRows    *rows;
+
+	for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
+		for (FlrLimit *limit = scope->limits; limit != NULL; limit = limit->next)
+			act(limit, c);
+	hash_seq_init(&status, c->keys);
+	while ((rows = hash_seq_search(&status)) != NULL)
+		for (FlrLimit *limit = rows->limits; limit != NULL; limit = limit->next)
+			act(limit, c);
+}
+
+/* for_limits() action */
+static void
+look_back(FlrLimit *limit, Copy *c)
+{
+	if (!limit->unlimited)
+		c->longest = Max(c->longest, limit->rule.retention);
+}
+
+/* for_limits() action */
+static void
+mark_tentative(FlrLimit *limit, Copy *c)
+{
+	limit->rule.tentative = c->tentative;
+}
+
 /*
- * Have nothing forgotten by the rules of a copy that are not those for single keys.
- * Others, which count, may look further back than these.
+ * Have nothing forgotten by the rules of a copy: others, which count, may look
+ * further back than these.  How far is not known, but perhaps as far as any that are
+ * known, or were.
  */
 static void
 make_tentative(Copy *c)
 {
-	for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
-		for (FlrLimit *limit = scope->limits; limit != NULL; limit = limit->next)
-			limit->rule.tentative = true;
+	c->tentative = Max(c->longest, USECS_PER_DAY);
+	if (flr_copy != NULL)
+		c->tentative = Max(c->tentative, flr_copy->longest);
+	for_limits(c, mark_tentative);
 }
 
 /* Read the definitions into a new copy.  NULL: the table is locked. */
@@ -291,7 +324,6 @@ read_copy(Oid relation, bool wait)
 												   "fliplet_ratelimit choices",
 												   ALLOCSET_DEFAULT_SIZES);
 		c->keys_complete = true;
-		c->tentative = is_changing();
 		for (int i = 0; i < (int) lengthof(four); i++)
 			flr_copy_add_scope(c, four[i]);
 		flr_definitions_scan(definitions, load_row, c);
@@ -306,6 +338,9 @@ read_copy(Oid relation, bool wait)
 			for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
 				scope->keyed = true;
 		}
+		for_limits(c, look_back);
+		if (is_changing())
+			make_tentative(c);
 		MemoryContextSwitchTo(old);
 	}
 	PG_CATCH();
@@ -490,6 +525,13 @@ flr_limits_fetch(int32 limit_id)
 	limit = flr_definitions_fetch(definitions, limit_id);
 	flr_definitions_close(definitions);
 	if (limit != NULL)
+	{
+		FlrText		name = {limit->scope, strlen(limit->scope)};
+		Scope	   *scope = flr_copy_scope(flr_copy, name);
+
 		set_identity(flr_copy, limit);
+		if (scope != NULL)
+			share(scope, limit);
+	}
 	return limit;
 }

@@ -153,7 +153,7 @@ spend_locked(const FlrRequest *request, FlrMode mode, const FlrEntryId *id,
 			flr_entry_set_expiry(entry, entry->expiry);
 		return NULL;
 	}
-	expiry = rule->algorithm == FLR_SLIDING_WINDOW ? now + rule->retention :
+	expiry = rule->algorithm == FLR_SLIDING_WINDOW ? now + flr_life(rule) :
 		flr_expiry(flr_arena, rule, &entry->state);
 	note_grant(entry, limit, now, expiry, false);
 	outcome->allowed = true;

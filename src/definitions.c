@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -27,6 +28,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "definitions.h"
@@ -529,6 +531,45 @@ same_text_column(TupleDesc desc, HeapTuple a, HeapTuple b, AttrNumber column)
 }
 
 /*
+ * Is this the name, scope and API of the last row that was checked, in the same
+ * subtransaction?  As long as that lasts nobody else writes any.  Remembers it.
+ */
+static bool
+is_checked(TupleDesc desc, HeapTuple row)
+{
+	static SubTransactionId checked_in = InvalidSubTransactionId;
+	static TransactionId checked_by = InvalidTransactionId;
+	static char checked[3][FLR_MAX_NAME + 1];
+	static const AttrNumber columns[3] = {COLUMN_NAME, COLUMN_SCOPE, COLUMN_API};
+	bool		same = checked_in == GetCurrentSubTransactionId() &&
+	checked_by == GetTopTransactionId();
+
+	checked_in = InvalidSubTransactionId;
+	for (int i = 0; i < 3; i++)
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(row, columns[i], desc, &isnull);
+		const char *string = isnull ? "" : TextDatumGetCString(value);
+
+		same = same && strcmp(checked[i], string) == 0;
+		strlcpy(checked[i], string, sizeof(checked[i]));
+	}
+	checked_in = GetCurrentSubTransactionId();
+	checked_by = GetTopTransactionId();
+	return same;
+}
+
+/* Has a row been committed since the transaction took its snapshot? */
+static bool
+is_newer(HeapTuple tuple)
+{
+	TransactionId writer = HeapTupleHeaderGetXmin(tuple->t_data);
+
+	return !TransactionIdIsCurrentTransactionId(writer) &&
+		XidInMVCCSnapshot(writer, GetTransactionSnapshot());
+}
+
+/*
  * Raise an error if a row that has just been written, in place of old unless that is
  * NULL, has another scope or API than a row of its name that was committed after the
  * transaction's snapshot was taken.  The guard, which sees what the snapshot shows,
@@ -549,24 +590,25 @@ flr_definitions_check_variants(Relation table, HeapTuple row, HeapTuple old)
 	if (!has_columns(table))
 		return;
 	name = heap_getattr(row, COLUMN_NAME, desc, &isnull);
-	if (isnull)
+	if (isnull ||
+		(old != NULL && same_text_column(desc, row, old, COLUMN_NAME) &&
+		 same_text_column(desc, row, old, COLUMN_SCOPE) &&
+		 same_text_column(desc, row, old, COLUMN_API)) ||
+		is_checked(desc, row))
 		return;
 	index = get_relname_relid("fl_rate_limit_natural_key",
 							  RelationGetNamespace(table));
 	ScanKeyInit(&key, COLUMN_NAME, BTEqualStrategyNumber, F_TEXTEQ, name);
 	scan = systable_beginscan(table, index, OidIsValid(index), NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		if (old != NULL && ItemPointerEquals(&tuple->t_self, &old->t_self))
-			continue;
-		if (!same_text_column(desc, tuple, row, COLUMN_SCOPE) ||
-			!same_text_column(desc, tuple, row, COLUMN_API))
+		if (is_newer(tuple) &&
+			(!same_text_column(desc, tuple, row, COLUMN_SCOPE) ||
+			 !same_text_column(desc, tuple, row, COLUMN_API)))
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not serialize access due to concurrent update"),
 					 errdetail("Another session has given rate limit \"%s\" another scope or api.",
 							   TextDatumGetCString(name))));
-	}
 	systable_endscan(scan);
 }
 

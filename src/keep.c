@@ -366,8 +366,8 @@ put_saved(const Row *row, int64 now, int64 wall_offset)
 		}
 		entry->last_request = PG_INT64_MIN;
 	}
-	if (flr_used(flr_arena, rule, &entry->state, now + ahead) >=
-		flr_used(flr_arena, rule, &state, now + ahead))
+	if (flr_used_by_any(flr_arena, rule, &entry->state, now + ahead) >=
+		flr_used_by_any(flr_arena, rule, &state, now + ahead))
 		flr_record_clear(flr_arena, &state);
 	else
 	{

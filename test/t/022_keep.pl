@@ -257,6 +257,26 @@ is(sql('SELECT fl_rate_maintain()'), 1, 'it is saved again when it changes');
 is(sql($expires), 'blocked|t', 'and still not for ever');
 sql(q{UPDATE fl_rate_limit SET max_requests = 1000 WHERE name = 'bucket'});
 
+# ------------------------------------------------ variants that do not look back equally far
+
+sql('SELECT fl_rate_reset_all()');
+sql(q{SELECT fl_rate_define('shared', 'user', 'shared', 100, '1 s'), fl_rate_define('shared', 'user', 'shared', 1000, '1 day', plan => 'pro'),
+	fl_rate_define('calendar', 'user', 'calendar', 100, '1 s', algorithm => 'fixed_window'),
+	fl_rate_define('calendar', 'user', 'calendar', 1000, '10000 days', plan => 'pro', algorithm => 'fixed_window'),
+	fl_rate_define('shared', 'user', 'shared', 100, '1 s', key => 'keyed')});
+foreach my $key (qw(u keyed))
+{
+	sql(qq{SELECT fl_rate_check('user', '$key', 'shared', 90), fl_rate_check('user', '$key', 'calendar', 90), pg_sleep(1.1)});
+	sql(qq{SELECT fl_rate_check('user', '$key', 'shared'), fl_rate_check('user', '$key', 'calendar')});
+}
+my $used = q{SELECT string_agg(remaining::text, ' ') FROM unnest('{shared,calendar}'::text[]) AS api, fl_rate_peek('user', '%s', api, 1, 'pro')};
+is(sql(sprintf($used, 'u')), '909 909', 'the longer one has all of it');
+sql('SELECT fl_rate_maintain()');
+$node->restart;
+is(sql(sprintf($used, 'u')), '909 909', 'after a restart too, when the shorter one has spent last');
+sql(q{DELETE FROM fl_rate_limit WHERE key = 'keyed'});
+is(sql(sprintf($used, 'keyed')), '909 909', 'or the row of the key');
+
 # ------------------------------------------------ promotion
 
 $node->backup('backup');
