@@ -815,6 +815,12 @@ flr_refund(FlrArena *arena, const FlrRule *rule, FlrState *state, int64 now,
 		if (cursor.left == 0 || cursor.time > end)
 			break;
 		part = Min(left, cursor.cost);
+		if (part < left && cursor.left < state->nruns)
+		{
+			/* several, and others stay before them: all at once */
+			left -= flr_record_withdraw(arena, state, start, end, left);
+			break;
+		}
 		flr_record_subtract(arena, &cursor, part);
 		left -= part;
 	}

@@ -493,13 +493,20 @@ flr_record_grown(const FlrArena *arena, const FlrState *state)
 		flr_places_in(state, last);
 }
 
-/* Give back the blocks behind this one of a chain, in which there is nothing. */
+/* A record has n runs now, at least one, of which the last is at this place. */
 static void
-cut_chain(FlrArena *arena, FlrBlockId last)
+end_record(FlrArena *arena, FlrState *state, const FlrCursor *place, uint32 n)
 {
-	FlrChain   *chain = flr_block(arena, last);
-	FlrBlockId	block = chain->next;
+	FlrChain   *chain;
+	FlrBlockId	block;
 
+	state->nruns = n;
+	state->tail = place->place + 1;
+	if (place->block == 0)
+		return;
+	state->runs.chain.last = place->block;
+	chain = flr_block(arena, place->block);
+	block = chain->next;
 	chain->next = 0;
 	while (block != 0)
 	{
@@ -547,11 +554,46 @@ flr_record_join(FlrArena *arena, FlrState *state,
 		time = cursor.time;
 	}
 	flr_put_run(arena, state, place.block, place.place, time, cost);
-	cut_chain(arena, place.block);
+	end_record(arena, state, &place, n);
 	((FlrChain *) flr_block(arena, place.block))->begun = 0;
-	state->runs.chain.last = place.block;
-	state->tail = place.place + 1;
-	state->nruns = n;
+}
+
+/*
+ * Take up to cost out of the runs later than after and not later than until, the
+ * first of them first, in one pass.  Returns what was taken.
+ */
+int64
+flr_record_withdraw(FlrArena *arena, FlrState *state, int64 after, int64 until,
+					int64 cost)
+{
+	FlrCursor	cursor;
+	FlrCursor	place;			/* where the last run went that stays */
+	int64		left = cost;
+	uint32		n = 0;
+
+	flr_record_start(&cursor, arena, state);
+	place = cursor;
+	for (; cursor.left > 0; flr_record_next(&cursor))
+	{
+		int64		stays = cursor.cost;
+
+		if (cursor.time > after && cursor.time <= until)
+			stays -= Min(left, stays);
+		left -= cursor.cost - stays;
+		if (stays == 0)
+			continue;
+		if (n++ > 0)
+			flr_record_next(&place);
+		flr_put_run(arena, state, place.block, place.place, cursor.time, stays);
+	}
+	if (n == 0)
+		flr_record_clear(arena, state);
+	else
+	{
+		state->total -= (uint64) (cost - left);
+		end_record(arena, state, &place, n);
+	}
+	return cost - left;
 }
 
 /*

@@ -321,6 +321,8 @@ extern void flr_record_join(FlrArena *arena, FlrState *state,
 							bool (*may_join) (const void *arg, int64 first,
 											  int64 last),
 							const void *arg);
+extern int64 flr_record_withdraw(FlrArena *arena, FlrState *state, int64 after,
+								 int64 until, int64 cost);
 extern void flr_record_subtract(FlrArena *arena, FlrCursor *cursor,
 								int64 cost);
 extern void flr_record_shift(FlrArena *arena, FlrState *state, int64 by);
