@@ -18,7 +18,8 @@
  * sees them before they are committed, and may roll them back; and where the
  * table is locked, rows for a single key cannot be looked up.  Requests are judged
  * by what is known, but their rules are marked as tentative, and forget nothing of a
- * record by which others will be judged.  (A token bucket has no record: what has
+ * record by which others will be judged; nor do counters expire sooner than by the
+ * rules that count if the transaction is rolled back, as far as they are everyone's.  (A token bucket has no record: what has
  * drained of it by such a rule has drained.)
  *
  * Copyright (c) 2026, the fliplet_ratelimit developers
@@ -147,7 +148,7 @@ static void
 set_identity(const Copy *c, FlrLimit *limit)
 {
 	limit->relation = c->relation;
-	limit->rule.tentative = c->tentative;
+	limit->rule.tentative = c->tentative ? limit->rule.retention : 0;
 	limit->identity = identity_of(c, limit, limit->rule.algorithm);
 	limit->name_hash = flr_siphash(c->secret, limit->name,
 								   strlen(limit->name)).hi;
@@ -247,47 +248,59 @@ share_all(Copy *c)
 
 /* Do something to every limit that is at hand. */
 static void
-for_limits(Copy *c, void (*act) (FlrLimit *limit, Copy *c))
+for_limits(Copy *c, void (*act) (FlrLimit *limit, const void *arg),
+		   const void *arg)
 {
 	HASH_SEQ_STATUS status;
 	KeyRows    *rows;
 
 	for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
 		for (FlrLimit *limit = scope->limits; limit != NULL; limit = limit->next)
-			act(limit, c);
+			act(limit, arg);
 	hash_seq_init(&status, c->keys);
 	while ((rows = hash_seq_search(&status)) != NULL)
 		for (FlrLimit *limit = rows->limits; limit != NULL; limit = limit->next)
-			act(limit, c);
+			act(limit, arg);
+}
+
+/* for_limits() action: another limit of the same counters may count in the end. */
+static void
+make_live(FlrLimit *limit, const void *arg)
+{
+	const FlrLimit *other = arg;
+
+	if (limit->identity == other->identity)
+		limit->rule.tentative = Max(limit->rule.tentative,
+									other->rule.retention);
+}
+
+/* flr_definitions_scan_before() callback */
+static void
+load_before(FlrLimit *limit, void *arg)
+{
+	if (!limit->enabled || limit->unlimited)
+		return;
+	set_identity(arg, limit);
+	for_limits(arg, make_live, limit);
 }
 
 /* for_limits() action */
 static void
-look_back(FlrLimit *limit, Copy *c)
+mark_tentative(FlrLimit *limit, const void *arg)
 {
-	if (!limit->unlimited)
-		c->longest = Max(c->longest, limit->rule.retention);
-}
-
-/* for_limits() action */
-static void
-mark_tentative(FlrLimit *limit, Copy *c)
-{
-	limit->rule.tentative = c->tentative;
+	(void) arg;
+	limit->rule.tentative = limit->rule.retention;
 }
 
 /*
  * Have nothing forgotten by the rules of a copy: others, which count, may look
- * further back than these.  How far is not known, but perhaps as far as any that are
- * known, or were.
+ * further back than these.
  */
 static void
 make_tentative(Copy *c)
 {
-	c->tentative = Max(c->longest, USECS_PER_DAY);
-	if (flr_copy != NULL)
-		c->tentative = Max(c->tentative, flr_copy->longest);
-	for_limits(c, mark_tentative);
+	c->tentative = true;
+	for_limits(c, mark_tentative, NULL);
 }
 
 /* Read the definitions into a new copy.  NULL: the table is locked. */
@@ -338,9 +351,11 @@ read_copy(Oid relation, bool wait)
 			for (Scope *scope = c->scopes; scope != NULL; scope = scope->next)
 				scope->keyed = true;
 		}
-		for_limits(c, look_back);
 		if (is_changing())
+		{
 			make_tentative(c);
+			flr_definitions_scan_before(definitions, load_before, c);
+		}
 		MemoryContextSwitchTo(old);
 	}
 	PG_CATCH();

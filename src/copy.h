@@ -62,9 +62,7 @@ typedef struct Copy
 	HTAB	   *keys;
 	MemoryContext keys_context;
 	bool		keys_complete;	/* every row for a key is there */
-	int64		longest;		/* how far back any of these rules looks */
-	int64		tentative;		/* read amid changes of this transaction: what
-								 * its rules have for it */
+	bool		tentative;		/* its rules are: see copy.c */
 	int			nchoices;
 	MemoryContext choices_context;
 	Choice	   *choices[CHOICE_HEADS];

@@ -481,8 +481,9 @@ flr_counters_refund(FlrRequest *request, int64 *remaining)
 			flr_refund(flr_arena, target->rule, &target->entry->state,
 					   target->now, request->cost);
 			flr_entry_changed(target->entry);
-			flr_entry_lower_expiry(target->entry,
-								   Max(job.now, expiry_of(target)));
+			if (target->rule->tentative == 0)
+				flr_entry_lower_expiry(target->entry,
+									   Max(job.now, expiry_of(target)));
 		}
 		if (!target->shadow)
 			*remaining = Min(*remaining,

@@ -396,6 +396,34 @@ is_key_row(FlrDefinitions *definitions, HeapTuple tuple)
 						   RelationGetDescr(definitions->table));
 }
 
+/*
+ * Hand everyone's and the plans' rows to a callback, as they were before the current
+ * transaction has changed any: those that count if it is rolled back.
+ */
+void
+flr_definitions_scan_before(FlrDefinitions *definitions,
+							FlrRowCallback callback, void *arg)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	/*
+	 * registered, it is a copy; what this transaction does comes later than
+	 * that
+	 */
+	snapshot->curcid = FirstCommandId;
+	scan = systable_beginscan(definitions->table,
+							  definitions->oids[REL_EVERYONE_INDEX],
+							  OidIsValid(definitions->oids[REL_EVERYONE_INDEX]),
+							  snapshot, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (!is_key_row(definitions, tuple))
+			callback(read_row(definitions, tuple), arg);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+}
+
 /* Hand everyone's and the plans' rows to a callback. */
 void
 flr_definitions_scan(FlrDefinitions *definitions, FlrRowCallback callback,

@@ -38,6 +38,8 @@ extern void flr_definitions_check_triggers(FlrDefinitions *definitions);
 extern FlrHash flr_definitions_secret(FlrDefinitions *definitions);
 extern void flr_definitions_scan(FlrDefinitions *definitions,
 								 FlrRowCallback callback, void *arg);
+extern void flr_definitions_scan_before(FlrDefinitions *definitions,
+										FlrRowCallback callback, void *arg);
 extern bool flr_definitions_scan_keys(FlrDefinitions *definitions,
 									  FlrRowCallback callback, void *arg);
 extern void flr_definitions_scan_key(FlrDefinitions *definitions,
