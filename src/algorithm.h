@@ -68,10 +68,10 @@ struct FlrRule
 	int64		drain;			/* token bucket: microseconds in which the
 								 * slowest of the rules that share the state
 								 * drains a token; 0: none of them ever does */
-	int64		tentative;		/* there may be others that look further back:
+	int64		tentative;		/* there may be others that look further back,
+								 * those that are known so many microseconds:
 								 * no runs are to be forgotten by this one,
-								 * and what is spent is worth something for so
-								 * many microseconds at least; 0: there are
+								 * nor the state before that; 0: there are
 								 * none */
 	int64		anchor;			/* fixed window: an instant at an edge */
 	FlrCalendar calendar;		/* fixed window: NULL, or see above */
