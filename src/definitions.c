@@ -379,13 +379,17 @@ flr_definitions_check_triggers(FlrDefinitions *definitions)
 	list_free_deep(names);
 }
 
-/* Start a scan of the table; which is the index to use, if it is there. */
+/*
+ * Start a scan of the table; which is the index to use, if it is there.  The
+ * snapshot is a fresh one if it is NULL.
+ */
 static SysScanDesc
-begin_scan(FlrDefinitions *definitions, int which, int nkeys, ScanKey keys)
+begin_scan(FlrDefinitions *definitions, int which, Snapshot snapshot,
+		   int nkeys, ScanKey keys)
 {
 	return systable_beginscan(definitions->table, definitions->oids[which],
 							  OidIsValid(definitions->oids[which]),
-							  NULL, nkeys, keys);
+							  snapshot, nkeys, keys);
 }
 
 /* Is this the row of a single key? */
@@ -396,32 +400,19 @@ is_key_row(FlrDefinitions *definitions, HeapTuple tuple)
 						   RelationGetDescr(definitions->table));
 }
 
-/*
- * Hand everyone's and the plans' rows to a callback, as they were before the current
- * transaction has changed any: those that count if it is rolled back.
- */
-void
-flr_definitions_scan_before(FlrDefinitions *definitions,
-							FlrRowCallback callback, void *arg)
+/* Hand everyone's and the plans' rows that a snapshot shows to a callback. */
+static void
+scan_everyone(FlrDefinitions *definitions, Snapshot snapshot,
+			  FlrRowCallback callback, void *arg)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan;
+	SysScanDesc scan = begin_scan(definitions, REL_EVERYONE_INDEX, snapshot,
+								  0, NULL);
 	HeapTuple	tuple;
 
-	/*
-	 * registered, it is a copy; what this transaction does comes later than
-	 * that
-	 */
-	snapshot->curcid = FirstCommandId;
-	scan = systable_beginscan(definitions->table,
-							  definitions->oids[REL_EVERYONE_INDEX],
-							  OidIsValid(definitions->oids[REL_EVERYONE_INDEX]),
-							  snapshot, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		if (!is_key_row(definitions, tuple))
 			callback(read_row(definitions, tuple), arg);
 	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
 }
 
 /* Hand everyone's and the plans' rows to a callback. */
@@ -429,13 +420,23 @@ void
 flr_definitions_scan(FlrDefinitions *definitions, FlrRowCallback callback,
 					 void *arg)
 {
-	SysScanDesc scan = begin_scan(definitions, REL_EVERYONE_INDEX, 0, NULL);
-	HeapTuple	tuple;
+	scan_everyone(definitions, NULL, callback, arg);
+}
 
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		if (!is_key_row(definitions, tuple))
-			callback(read_row(definitions, tuple), arg);
-	systable_endscan(scan);
+/*
+ * The same as they were before the current transaction has changed any: those that
+ * count if it is rolled back.
+ */
+void
+flr_definitions_scan_before(FlrDefinitions *definitions,
+							FlrRowCallback callback, void *arg)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	/* a copy, since it is registered: before the first command */
+	snapshot->curcid = FirstCommandId;
+	scan_everyone(definitions, snapshot, callback, arg);
+	UnregisterSnapshot(snapshot);
 }
 
 /*
@@ -446,7 +447,7 @@ bool
 flr_definitions_scan_keys(FlrDefinitions *definitions,
 						  FlrRowCallback callback, void *arg)
 {
-	SysScanDesc scan = begin_scan(definitions, REL_KEY_INDEX, 0, NULL);
+	SysScanDesc scan = begin_scan(definitions, REL_KEY_INDEX, NULL, 0, NULL);
 	HeapTuple	tuple;
 	int			n = 0;
 
@@ -477,7 +478,7 @@ flr_definitions_scan_key(FlrDefinitions *definitions, const char *scope,
 
 	text_key(&keys[0], COLUMN_SCOPE, scope, strlen(scope));
 	text_key(&keys[1], COLUMN_KEY, key.data, key.size);
-	scan = begin_scan(definitions, REL_KEY_INDEX, 2, keys);
+	scan = begin_scan(definitions, REL_KEY_INDEX, NULL, 2, keys);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		callback(read_row(definitions, tuple), arg);
 	systable_endscan(scan);
@@ -494,7 +495,7 @@ flr_definitions_fetch(FlrDefinitions *definitions, int32 limit_id)
 
 	ScanKeyInit(&key, COLUMN_LIMIT_ID, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(limit_id));
-	scan = begin_scan(definitions, REL_ID_INDEX, 1, &key);
+	scan = begin_scan(definitions, REL_ID_INDEX, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		limit = read_row(definitions, tuple);
@@ -523,7 +524,7 @@ flr_definitions_any_key_row(Oid relation, const FlrText *scope,
 		text_key(&key, COLUMN_API, api->data, api->size);
 	else
 		text_key(&key, COLUMN_SCOPE, scope->data, scope->size);
-	scan = begin_scan(definitions, api ? REL_API_INDEX : REL_KEY_INDEX,
+	scan = begin_scan(definitions, api ? REL_API_INDEX : REL_KEY_INDEX, NULL,
 					  1, &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{

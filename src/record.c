@@ -29,13 +29,10 @@ flr_record_init(FlrState *state)
 	memset(state, 0, sizeof(FlrState));
 }
 
-/* Empty a record and give its blocks back. */
-void
-flr_record_clear(FlrArena *arena, FlrState *state)
+/* Give back the blocks of a chain from this one (0: none) on. */
+static void
+give_chain(FlrArena *arena, FlrBlockId block)
 {
-	FlrBlockId	block = flr_first_block(state);
-	uint8		owner = state->owner;
-
 	while (block != 0)
 	{
 		FlrBlockId	next = ((FlrChain *) flr_block(arena, block))->next;
@@ -43,6 +40,15 @@ flr_record_clear(FlrArena *arena, FlrState *state)
 		arena->give(arena, block);
 		block = next;
 	}
+}
+
+/* Empty a record and give its blocks back. */
+void
+flr_record_clear(FlrArena *arena, FlrState *state)
+{
+	uint8		owner = state->owner;
+
+	give_chain(arena, flr_first_block(state));
 	flr_record_init(state);
 	state->owner = owner;
 }
@@ -498,7 +504,6 @@ static void
 end_record(FlrArena *arena, FlrState *state, const FlrCursor *place, uint32 n)
 {
 	FlrChain   *chain;
-	FlrBlockId	block;
 
 	state->nruns = n;
 	state->tail = place->place + 1;
@@ -506,15 +511,8 @@ end_record(FlrArena *arena, FlrState *state, const FlrCursor *place, uint32 n)
 		return;
 	state->runs.chain.last = place->block;
 	chain = flr_block(arena, place->block);
-	block = chain->next;
+	give_chain(arena, chain->next);
 	chain->next = 0;
-	while (block != 0)
-	{
-		FlrBlockId	next = flr_block_after(arena, block);
-
-		arena->give(arena, block);
-		block = next;
-	}
 }
 
 /*
